@@ -1,0 +1,1 @@
+"""Reproducible timings; each is a command: `python -m benchmarks.NAME`."""

@@ -1,0 +1,39 @@
+"""The vocabulary of recipes: frozen dataclasses, checked as they are made.
+
+Free of TensorFlow, so that `sterling --help` answers at once. Each room of the program takes its
+own section and nothing else.
+"""
+
+from configs.schema.data import DataSettings, ImageFolderSettings, TableSettings, TfdsSettings
+from configs.schema.errors import SettingError, UserError, require
+from configs.schema.evaluation import EvaluationSettings
+from configs.schema.model import (
+    BertSettings,
+    CnnSettings,
+    MlpSettings,
+    ModelSettings,
+    ResNet50Settings,
+)
+from configs.schema.privacy import PrivacySettings
+from configs.schema.recipe import Recipe
+from configs.schema.training import OptimizerSettings, TrainingSettings
+
+__all__ = [
+    "BertSettings",
+    "CnnSettings",
+    "DataSettings",
+    "EvaluationSettings",
+    "ImageFolderSettings",
+    "MlpSettings",
+    "ModelSettings",
+    "OptimizerSettings",
+    "PrivacySettings",
+    "Recipe",
+    "ResNet50Settings",
+    "SettingError",
+    "TableSettings",
+    "TfdsSettings",
+    "TrainingSettings",
+    "UserError",
+    "require",
+]

@@ -1,0 +1,126 @@
+"""Settings of the `data` section: which examples, and how their columns are to be read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Optional
+
+from configs.schema.errors import require
+
+
+@dataclass(frozen=True)
+class TableSettings:
+    """Files of rows with named columns (CSV or JSONL).
+
+    Attributes:
+        train: File of training rows.
+        validation: File of validation rows; none cuts `validation_fraction` from train.
+        test: File of test rows; none cuts `test_fraction` from train.
+        text: Column holding the input text.
+        features: Numeric columns forming the input vector (instead of `text`).
+        label: Column holding the label.
+        groups: Columns holding group attributes; they never reach the model.
+    """
+
+    train: Optional[str] = None
+    validation: Optional[str] = None
+    test: Optional[str] = None
+    text: Optional[str] = None
+    features: list[str] = field(default_factory=list)
+    label: str = "label"
+    groups: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ImageFolderSettings:
+    """Images on disk: a class per sub-folder, or a CSV of path, label and groups.
+
+    Attributes:
+        train: Folder of training images (a sub-folder per class), or a CSV file.
+        validation: As `train`; none cuts `validation_fraction` from train.
+        test: As `train`; none cuts `test_fraction` from train.
+        path: With a CSV, the column of image paths (relative to the CSV).
+        label: With a CSV, the column of labels.
+        groups: With a CSV, the columns of group attributes.
+    """
+
+    train: Optional[str] = None
+    validation: Optional[str] = None
+    test: Optional[str] = None
+    path: str = "path"
+    label: str = "label"
+    groups: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TfdsSettings:
+    """A TensorFlow Datasets dataset, from the hub or a prepared directory.
+
+    Attributes:
+        name: Dataset name, for example `civil_comments` or `glue/sst2`.
+        directory: Prepared dataset directory (`tfds.builder_from_directory`), instead of `name`.
+        data_dir: Where named datasets are prepared; none is TFDS's own default.
+        train: Split expression of the training examples.
+        validation: Split expression; none cuts `validation_fraction` from train.
+        test: Split expression; none cuts `test_fraction` from train.
+        text: Feature holding the input text.
+        image: Feature holding the input image (instead of `text`).
+        label: Feature holding the label; dots descend into nested features. A float feature
+            needs `label_threshold`.
+        label_threshold: Turns a numeric label into 0/1: 1 where label >= threshold.
+        groups: Features holding group attributes; a float feature is split at 0.5.
+    """
+
+    name: Optional[str] = None
+    directory: Optional[str] = None
+    data_dir: Optional[str] = None
+    train: str = "train"
+    validation: Optional[str] = None
+    test: Optional[str] = "test"
+    text: Optional[str] = None
+    image: Optional[str] = None
+    label: str = "label"
+    label_threshold: Optional[float] = None
+    groups: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which examples to use.
+
+    Attributes:
+        source: Where examples come from; `census` and `digits` are embedded.
+        table: Settings of the `csv` and `jsonl` sources.
+        image_folder: Settings of the `image_folder` source.
+        tfds: Settings of the `tfds` source.
+        label_names: Label values in index order; none takes them, sorted, from the training rows.
+        validation_fraction: Share of train cut off as validation where a source has none.
+        test_fraction: Share of train cut off as test where a source has none.
+        split_seed: Seed of those cuts.
+        on_error: `raise` stops at a corrupt image, unreadable row or unknown label, naming file
+            and row; `skip` leaves it out, counts it and reports it.
+        limit: Use at most this many training examples (and a proportionate share of the other
+            splits); for trying things out.
+        asset_dir: Where `make assets` unpacked the embedded data and weights; none looks at
+            STERLING_ASSETS, then `assets/` beside this program.
+    """
+
+    source: Literal["census", "digits", "csv", "jsonl", "image_folder", "tfds"] = "census"
+    table: TableSettings = field(default_factory=TableSettings)
+    image_folder: ImageFolderSettings = field(default_factory=ImageFolderSettings)
+    tfds: TfdsSettings = field(default_factory=TfdsSettings)
+    label_names: Optional[list[str]] = None
+    validation_fraction: float = 0.1
+    test_fraction: float = 0.1
+    split_seed: int = 0
+    on_error: Literal["raise", "skip"] = "raise"
+    limit: Optional[int] = None
+    asset_dir: Optional[str] = None
+
+    def __post_init__(self) -> None:
+        for name in ("validation_fraction", "test_fraction"):
+            value = getattr(self, name)
+            require(0.0 <= value < 1.0, f"data.{name}", value, "a share in [0, 1)")
+        require(
+            self.limit is None or self.limit > 0, "data.limit", self.limit, "a whole number > 0"
+        )

@@ -1,0 +1,61 @@
+"""Settings of the `privacy` section: the guarantee asked for, and how it is to be met."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Optional
+
+from configs.schema.errors import require
+
+
+@dataclass(frozen=True)
+class PrivacySettings:
+    """The differential-privacy guarantee asked for.
+
+    Attributes:
+        enabled: Train privately (DP-SGD). When false every other setting here is ignored.
+        epsilon: Target privacy loss; the noise multiplier is calibrated to it. Give this or
+            `noise_multiplier`, not both.
+        noise_multiplier: Standard deviation of the noise divided by `clipping_norm`.
+        delta: Probability with which epsilon may fail; none takes N^-1.1 for N training examples.
+        clipping_norm: Bound on every example's gradient L2 norm.
+        sampling: How a batch is drawn. `poisson`: each example independently with probability
+            batch_size / N.
+        accountant: How epsilon is computed: privacy loss distribution or Renyi.
+    """
+
+    enabled: bool = False
+    epsilon: Optional[float] = None
+    noise_multiplier: Optional[float] = None
+    delta: Optional[float] = None
+    clipping_norm: float = 1.0
+    sampling: Literal["poisson"] = "poisson"
+    accountant: Literal["pld", "rdp"] = "pld"
+
+    def __post_init__(self) -> None:
+        require(
+            self.epsilon is None or self.epsilon > 0,
+            "privacy.epsilon",
+            self.epsilon,
+            "a number > 0",
+        )
+        require(
+            self.noise_multiplier is None or self.noise_multiplier > 0,
+            "privacy.noise_multiplier",
+            self.noise_multiplier,
+            "a number > 0",
+        )
+        require(
+            self.delta is None or 0 < self.delta < 1,
+            "privacy.delta",
+            self.delta,
+            "a probability in (0, 1)",
+        )
+        require(self.clipping_norm > 0, "privacy.clipping_norm", self.clipping_norm, "a number > 0")
+        if self.enabled:
+            require(
+                (self.epsilon is None) != (self.noise_multiplier is None),
+                "privacy.epsilon",
+                self.epsilon,
+                "exactly one of privacy.epsilon and privacy.noise_multiplier to be set",
+            )

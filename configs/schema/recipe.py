@@ -1,0 +1,30 @@
+"""A recipe: everything that decides a run, in one frozen, typed object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from configs.schema.data import DataSettings
+from configs.schema.evaluation import EvaluationSettings
+from configs.schema.model import ModelSettings
+from configs.schema.privacy import PrivacySettings
+from configs.schema.training import TrainingSettings
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a run.
+
+    Attributes:
+        data: Which examples.
+        model: Which network.
+        training: How to train it.
+        privacy: The guarantee asked for.
+        evaluation: What is measured, and of whom.
+    """
+
+    data: DataSettings = field(default_factory=DataSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    privacy: PrivacySettings = field(default_factory=PrivacySettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)

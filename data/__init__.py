@@ -1,0 +1,1 @@
+"""Bytes to `tf.data` of fixed-shape batches. Knows no model."""

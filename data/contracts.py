@@ -1,0 +1,112 @@
+"""What leaves the data room: batches, splits, and what is known about a dataset.
+
+A **Batch** is a flat dict of tensors of fixed shapes, so that XLA and TPUs compile once:
+
+=========  ==========================================  ====================================
+key        value                                       meaning
+=========  ==========================================  ====================================
+`inputs`   dict of input name -> (batch, ...)          what the model is called with
+`labels`   int32 (batch,)                              index into `DatasetInfo.label_names`
+`groups`   dict of attribute -> int32 (batch,)         index into `DatasetInfo.groups[attribute]`
+`mask`     bool (batch,)                               False where the row is padding
+`ids`      int64 (batch,)                              position in the split; -1 where padding
+=========  ==========================================  ====================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+Modality = Literal["text", "image", "features"]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a dataset came from.
+
+    Attributes:
+        source: Human-readable origin (package, TFDS name, file path).
+        version: Version of the source, "" where it has none.
+        licence: Licence as the source states it, "unknown" where it does not.
+        sha256: File name -> SHA-256 of every file read (empty for streamed hubs).
+    """
+
+    source: str
+    version: str = ""
+    licence: str = "unknown"
+    sha256: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What is known about a dataset, the same for all of its splits.
+
+    Attributes:
+        name: Short name.
+        modality: `text` (UTF-8 strings), `image` (encoded bytes or uint8 arrays) or `features`
+            (float32 vectors).
+        label_names: Label values in index order.
+        groups: Attribute -> its value names in index order. A missing value is a value of its
+            own, named "unknown".
+        input_shape: Shape of one `features` vector; None for text and images.
+        provenance: Where it came from.
+        skipped: Split name -> one line per example left out by `on_error: skip`.
+    """
+
+    name: str
+    modality: Modality
+    label_names: tuple[str, ...]
+    groups: Mapping[str, tuple[str, ...]]
+    provenance: Provenance
+    input_shape: tuple[int, ...] | None = None
+    skipped: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Some examples of a split, before any model-specific preprocessing.
+
+    Attributes:
+        raw: Text: object array (k,) of UTF-8 `bytes`. Image: object array (k,) of encoded
+            `bytes` (PNG, JPEG, GIF, BMP) or uint8 (k, height, width, channels). Features:
+            float32 (k, d).
+        labels: int32 (k,).
+        groups: Attribute -> int32 (k,).
+    """
+
+    raw: np.ndarray
+    labels: np.ndarray
+    groups: Mapping[str, np.ndarray]
+
+
+class Split(Protocol):
+    """Random access to the examples of one split; the base of every kind of sampling."""
+
+    name: str
+    info: DatasetInfo
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: np.ndarray) -> Examples:
+        """Returns the examples at `indices`, int64 (k,), in that order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The three splits of a dataset."""
+
+    info: DatasetInfo
+    train: Split
+    validation: Split
+    test: Split
+
+    def split(self, name: str) -> Split:
+        return getattr(self, name)
+
+
+Batch = dict[str, Any]

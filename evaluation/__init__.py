@@ -1,0 +1,1 @@
+"""Predictions to measurements to reports. Knows no training."""

@@ -1,0 +1,1 @@
+"""Settings to `keras.Model` giving logits. Knows no data and no training."""

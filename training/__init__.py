@@ -1,0 +1,1 @@
+"""Model and data to a trained model, private if asked."""

@@ -1,0 +1,1 @@
+"""The private engine: sampling, clipping, noise and accounting as one object."""
