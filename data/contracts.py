@@ -84,10 +84,26 @@ class Examples:
 
 
 class Split(Protocol):
-    """Random access to the examples of one split; the base of every kind of sampling."""
+    """Random access to the examples of one split; the base of every kind of sampling.
 
-    name: str
-    info: DatasetInfo
+    Attributes:
+        name: `train`, `validation` or `test`.
+        info: What is known about the dataset.
+        labels: int32 (n,), always in memory, so that looking at labels reads no image.
+        groups: Attribute -> int32 (n,), in memory like the labels.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def info(self) -> DatasetInfo: ...
+
+    @property
+    def labels(self) -> np.ndarray: ...
+
+    @property
+    def groups(self) -> Mapping[str, np.ndarray]: ...
 
     def __len__(self) -> int: ...
 

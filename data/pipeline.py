@@ -1,0 +1,207 @@
+"""From a split to a `tf.data` stream of fixed-shape batches.
+
+Promises: text and feature vectors are preprocessed once, in parallel, and kept as arrays; images
+stay where they lie and are read and decoded batch by batch, in parallel, ahead of the consumer.
+Every batch has the same static shapes; a batch that is not full, or empty, is padded with rows
+whose `mask` is False and whose id is -1. The order of batches is that of the index batches, always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from data.contracts import Split
+
+Preprocess = Callable[[tf.Tensor], Mapping[str, tf.Tensor]]
+"""Raw examples, as `data.contracts.Examples.raw`, to named model inputs, inside the graph."""
+
+PADDING = -1
+_CHUNK_EXAMPLES = 512
+# Preprocessed text and vectors are no larger than the examples themselves; decoded images are.
+_KEPT_IN_MEMORY = {"text": True, "features": True, "image": False}
+
+
+@dataclass(frozen=True)
+class PreparedSplit:
+    """A split together with the way its examples become model inputs.
+
+    Attributes:
+        split: The split.
+        preprocess: Raw examples to model inputs.
+        inputs: Input name -> (n, ...), every example preprocessed; None where examples are
+            preprocessed batch by batch.
+    """
+
+    split: Split
+    preprocess: Preprocess
+    inputs: Mapping[str, np.ndarray] | None
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels, int32 (n,)."""
+        return self.split.labels
+
+    @property
+    def groups(self) -> Mapping[str, np.ndarray]:
+        """Attribute -> int32 (n,)."""
+        return self.split.groups
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+
+def prepare(split: Split, preprocess: Preprocess) -> PreparedSplit:
+    """Readies a split for a model; tokenises all of a text split, in parallel.
+
+    Args:
+        split: The split.
+        preprocess: A model's preprocessor (`models.contracts.Preprocessor`), or any callable on a
+            batch of raw examples that TensorFlow can trace.
+    """
+    keep = _KEPT_IN_MEMORY[split.info.modality]
+    return PreparedSplit(split, preprocess, _preprocess_all(split, preprocess) if keep else None)
+
+
+def batches_in_order(prepared: PreparedSplit, batch_size: int) -> tf.data.Dataset:
+    """Returns every example once, in order, as batches (`data.contracts.Batch`).
+
+    The cardinality is known; the last batch is padded.
+
+    Args:
+        prepared: The examples.
+        batch_size: Rows of every batch.
+    """
+    rows = tf.range(batch_size, dtype=tf.int64)
+
+    def ids_from(start: tf.Tensor) -> tf.Tensor:
+        ids = start + rows
+        return tf.where(ids < len(prepared), ids, PADDING)
+
+    return _batches(prepared, tf.data.Dataset.range(0, len(prepared), batch_size).map(ids_from))
+
+
+def batches_of(
+    prepared: PreparedSplit, index_batches: Callable[[], Iterator[np.ndarray]], batch_size: int
+) -> tf.data.Dataset:
+    """Returns the batches (`data.contracts.Batch`) that an iterator of indices asks for.
+
+    The iterator runs ahead of the consumer, because batches are prefetched: a position to be
+    saved must be counted by the consumer, never read off the iterator.
+
+    Args:
+        prepared: The examples; at least one.
+        index_batches: Called once per pass; yields int64 (batch_size,) positions in the split, -1
+            where the row is padding. Rows of padding repeat example 0 under a False mask.
+        batch_size: Rows of every batch.
+
+    Raises:
+        ValueError: There is no example.
+        tf.errors.InvalidArgumentError: While iterating: an index batch has another size, or names
+            an example that does not exist.
+    """
+    if not len(prepared):
+        raise ValueError(f"The {prepared.split.name} split is empty: no batch can be drawn from it")
+    signature = tf.TensorSpec((batch_size,), tf.int64)
+    return _batches(
+        prepared, tf.data.Dataset.from_generator(index_batches, output_signature=signature)
+    )
+
+
+def _batches(prepared: PreparedSplit, index_batches: tf.data.Dataset) -> tf.data.Dataset:
+    options = tf.data.Options()
+    options.deterministic = True
+    complete = _from_disk if prepared.inputs is None else _from_memory
+    return complete(prepared, index_batches).prefetch(tf.data.AUTOTUNE).with_options(options)
+
+
+def _from_memory(prepared: PreparedSplit, index_batches: tf.data.Dataset) -> tf.data.Dataset:
+    arrays = {"inputs": dict(prepared.inputs or {}), **_annotations(prepared)}
+
+    def gather(ids: tf.Tensor) -> dict[str, Any]:
+        return _batch(ids, _take_in_graph(arrays, ids, len(prepared)))
+
+    # Indexing arrays takes microseconds: threads of its own would cost more than they give.
+    return index_batches.map(gather)
+
+
+def _from_disk(prepared: PreparedSplit, index_batches: tf.data.Dataset) -> tf.data.Dataset:
+    read = _reader(prepared.split)
+    annotations = _annotations(prepared)
+
+    def gather(ids: tf.Tensor) -> dict[str, Any]:
+        rows = _take_in_graph(annotations, ids, len(prepared))
+        inputs = prepared.preprocess(read(tf.maximum(ids, 0)))
+        fixed = {
+            name: tf.ensure_shape(value, [ids.shape[0], *value.shape[1:]])
+            for name, value in inputs.items()
+        }
+        return _batch(ids, {"inputs": fixed, **rows})
+
+    return index_batches.map(gather, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _annotations(prepared: PreparedSplit) -> dict[str, Any]:
+    return {"labels": prepared.labels, "groups": dict(prepared.groups)}
+
+
+def _batch(ids: tf.Tensor, rows: dict[str, Any]) -> dict[str, Any]:
+    return {**rows, "mask": ids >= 0, "ids": ids}
+
+
+def _take_in_graph(arrays: dict[str, Any], ids: tf.Tensor, examples: int) -> dict[str, Any]:
+    """Indexes a nest of arrays (n, ...) held by Python, so that no graph copies them."""
+    flat = tf.nest.flatten(arrays)
+
+    def take(ids: np.ndarray) -> list[np.ndarray]:
+        if ids.size and (ids.min() < PADDING or ids.max() >= examples):
+            raise IndexError(
+                f"Indices must be in [-1, {examples}). Received: {ids.min()} .. {ids.max()}"
+            )
+        rows = np.maximum(ids, 0)
+        return [array[rows] for array in flat]
+
+    taken = tf.numpy_function(take, [ids], [tf.as_dtype(array.dtype) for array in flat])
+    for tensor, array in zip(taken, flat, strict=True):
+        tensor.set_shape([ids.shape[0], *array.shape[1:]])
+    return tf.nest.pack_sequence_as(arrays, taken)
+
+
+def _reader(split: Split) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns a graph function from int64 (k,) to the raw examples at these positions."""
+    form = split.read(np.zeros(min(1, len(split)), np.int64)).raw
+    dtype = tf.string if form.dtype == object else tf.as_dtype(form.dtype)
+
+    def read(ids: tf.Tensor) -> tf.Tensor:
+        raw = tf.numpy_function(lambda ids: split.read(ids).raw, [ids], dtype)
+        raw.set_shape([ids.shape[0], *form.shape[1:]])
+        return raw
+
+    return read
+
+
+def _preprocess_all(split: Split, preprocess: Preprocess) -> dict[str, np.ndarray]:
+    read = _reader(split)
+
+    def chunk_from(start: tf.Tensor) -> dict[str, tf.Tensor]:
+        stop = tf.minimum(start + _CHUNK_EXAMPLES, len(split))
+        return dict(preprocess(read(tf.range(start, stop))))
+
+    chunks = tf.data.Dataset.range(0, len(split), _CHUNK_EXAMPLES).map(
+        chunk_from, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+    arrays = {
+        name: np.empty((len(split), *spec.shape[1:]), spec.dtype.as_numpy_dtype)
+        for name, spec in chunks.element_spec.items()
+    }
+    start = 0
+    for chunk in chunks.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
+        for name, values in chunk.items():
+            stop = start + len(values)
+            arrays[name][start:stop] = values
+        start = stop
+    return arrays
