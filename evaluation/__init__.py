@@ -1,1 +1,21 @@
-"""Predictions to measurements to reports. Knows no training."""
+"""Predictions to measurements to reports. Knows no training.
+
+`Predictions` (a model's answers over a split) go through every evaluator of
+`measurements.EVALUATORS`; the resulting `Evaluation` is plain JSON data. Sinks (TensorBoard
+callbacks, plots, the terminal report) know nothing of how it was computed.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "callbacks": ["FairnessCallback", "PrivacyCallback"],
+        "fairness": ["measure_fairness"],
+        "measurements": ["EVALUATORS", "Evaluation", "evaluate"],
+        "performance": ["measure_performance"],
+        "predict": ["predict_arrays", "predict_batches"],
+        "predictions": ["Predictions"],
+        "report": ["print_report"],
+    },
+)
