@@ -8,6 +8,10 @@ from typing import Literal, Optional
 from configs.schema.errors import require
 
 
+def _require_widths(widths: list[int], key: str) -> None:
+    require(all(width >= 1 for width in widths), key, widths, "whole numbers >= 1")
+
+
 @dataclass(frozen=True)
 class BertSettings:
     """A BERT encoder with a classification head.
@@ -23,6 +27,7 @@ class BertSettings:
         dropout: Dropout rate inside the trainable encoder blocks and before the head.
         sequence_length: Tokens per example; longer texts are cut, shorter ones padded.
         hidden_units: Width of a hidden layer in the head; 0 is a linear head.
+        hidden_activation: Activation of that hidden layer.
     """
 
     weights: str = "embedded"
@@ -32,6 +37,7 @@ class BertSettings:
     dropout: float = 0.0
     sequence_length: int = 128
     hidden_units: int = 0
+    hidden_activation: Literal["gelu", "tanh"] = "gelu"
 
     def __post_init__(self) -> None:
         require(self.top_k >= 1, "model.bert.top_k", self.top_k, "a whole number >= 1")
@@ -56,14 +62,17 @@ class ResNet50Settings:
 
     Attributes:
         weights: none (random), `imagenet` (through keras.applications), or a `.keras` or
-            `.weights.h5` file of a ResNet50 whose parameters have the same names.
+            `.weights.h5` file of a ResNet50 whose layers have the names of keras.applications'.
         normalization: `batch` (mixes examples: not with privacy), `frozen_batch` (batch
-            normalization with fixed statistics, scale and offset training) or `group`.
-        groups: Channels groups of `normalization: group`.
+            normalization with fixed statistics, scale and offset training; wants pretrained
+            weights) or `group` (takes only the convolutions of pretrained weights).
+        groups: Groups of channels of `normalization: group`; a divisor of 64.
         image_size: Height and width of the input in pixels; images are resized to it.
         stem: `imagenet` (7x7 stride 2 and max-pooling) or `small` (3x3 stride 1, no pooling;
             for images up to about 64 pixels).
         trainable: `all`, or the `head` alone.
+        pixel_scaling: `imagenet` as keras.applications' weights expect, `symmetric` to [-1, 1];
+            `auto` is `imagenet` where there are weights and `symmetric` where there are none.
     """
 
     weights: Optional[str] = None
@@ -72,14 +81,26 @@ class ResNet50Settings:
     image_size: int = 224
     stem: Literal["imagenet", "small"] = "imagenet"
     trainable: Literal["head", "all"] = "all"
+    pixel_scaling: Literal["auto", "imagenet", "symmetric"] = "auto"
 
     def __post_init__(self) -> None:
-        require(self.groups >= 1, "model.resnet50.groups", self.groups, "a whole number >= 1")
+        require(
+            self.groups >= 1 and 64 % self.groups == 0,
+            "model.resnet50.groups",
+            self.groups,
+            "a divisor of 64, the narrowest layer's channels",
+        )
         require(
             self.image_size >= 1,
             "model.resnet50.image_size",
             self.image_size,
             "a whole number of pixels >= 1",
+        )
+        require(
+            self.stem == "imagenet" or self.weights is None,
+            "model.resnet50.stem",
+            self.stem,
+            "`imagenet` where there are weights, because they hold a 7x7 stem",
         )
 
 
@@ -91,11 +112,23 @@ class MlpSettings:
         hidden_units: Width of each hidden layer.
         activation: Keras activation of the hidden layers.
         dropout: Dropout rate after each hidden layer.
+        image_size: With images, their height and width in pixels; they are resized to it.
     """
 
     hidden_units: list[int] = field(default_factory=lambda: [128])
-    activation: str = "relu"
+    activation: Literal["relu", "gelu", "tanh", "sigmoid", "elu", "selu", "silu"] = "relu"
     dropout: float = 0.0
+    image_size: int = 28
+
+    def __post_init__(self) -> None:
+        _require_widths(self.hidden_units, "model.mlp.hidden_units")
+        require(0.0 <= self.dropout < 1.0, "model.mlp.dropout", self.dropout, "a rate in [0, 1)")
+        require(
+            self.image_size >= 1,
+            "model.mlp.image_size",
+            self.image_size,
+            "a whole number of pixels >= 1",
+        )
 
 
 @dataclass(frozen=True)
@@ -111,6 +144,17 @@ class CnnSettings:
     filters: list[int] = field(default_factory=lambda: [32, 64])
     image_size: int = 32
     dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require_widths(self.filters, "model.cnn.filters")
+        require(0.0 <= self.dropout < 1.0, "model.cnn.dropout", self.dropout, "a rate in [0, 1)")
+        smallest = 2 ** len(self.filters)
+        require(
+            self.image_size >= smallest,
+            "model.cnn.image_size",
+            self.image_size,
+            f"at least {smallest} pixels, which model.cnn.filters halves {len(self.filters)} times",
+        )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,158 @@
+"""BERT with a classification head, as one flat functional model.
+
+The encoder is KerasHub's `BertBackbone`, loaded from a Hugging Face checkpoint and laid out again
+layer by layer, for three reasons: only the trainable blocks get dropout, a frozen part can be cut
+off by following the graph, and the private engine sees every trainable layer as an ordinary Keras
+layer. Source: Devlin et al. 2018 (1810.04805).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import keras_hub
+
+from configs.schema import BertSettings, ModelSettings, require
+from models import heads
+from models.bert_checkpoint import BertCheckpoint, open_checkpoint
+from models.contracts import BuiltModel
+from models.text_preprocessing import TextPreprocessor
+
+
+@dataclass(frozen=True)
+class BuiltBert(BuiltModel):
+    """A BERT classifier, and what is needed to write it back in Hugging Face layout.
+
+    Attributes:
+        checkpoint: The checkpoint it started from.
+        settings: How its head was built.
+    """
+
+    checkpoint: BertCheckpoint
+    settings: BertSettings
+
+
+def build_bert(
+    settings: ModelSettings,
+    *,
+    num_classes: int,
+    modality: str,
+    input_shape: tuple[int, ...] | None,
+) -> BuiltBert:
+    """Builds BERT with a classification head; see `BertSettings`.
+
+    The model takes `token_ids`, `padding_mask` and `segment_ids`, int32 (batch, sequence_length).
+    With `trainable: all` every layer trains; with `top_k` the last blocks and the head; with
+    `head` the head alone. The pooler belongs to the head.
+
+    Raises:
+        SettingError: The texts are longer than the checkpoint's positions, or more blocks are to
+            train than there are, or the checkpoint cannot be used.
+        UserError: The checkpoint cannot be had.
+    """
+    del modality, input_shape  # text is all it takes, and the settings say how long it is
+    bert = settings.bert
+    checkpoint = open_checkpoint(bert.weights, settings.asset_dir)
+    positions = int(checkpoint.config["max_position_embeddings"])
+    blocks = int(checkpoint.config["num_hidden_layers"])
+    require(
+        bert.sequence_length <= positions,
+        "model.bert.sequence_length",
+        bert.sequence_length,
+        f"at most {positions}, the positions this checkpoint knows",
+    )
+    require(
+        bert.trainable != "top_k" or bert.top_k <= blocks,
+        "model.bert.top_k",
+        bert.top_k,
+        f"at most {blocks}, the encoder blocks of this checkpoint",
+    )
+    backbone = keras_hub.models.BertBackbone.from_preset(str(checkpoint.directory), dropout=0.0)
+    return BuiltBert(
+        model=_lay_out(backbone, bert, num_classes),
+        preprocess=TextPreprocessor(
+            checkpoint.vocabulary,
+            lowercase=checkpoint.lowercase,
+            strip_accents=checkpoint.strip_accents,
+            sequence_length=bert.sequence_length,
+        ),
+        origin=dict(checkpoint.origin),
+        checkpoint=checkpoint,
+        settings=bert,
+    )
+
+
+def _lay_out(backbone: Any, settings: BertSettings, num_classes: int) -> keras.Model:
+    """Applies copies of the backbone's layers, in order, to inputs of fixed length."""
+    inputs = {
+        name: keras.Input((settings.sequence_length,), dtype="int32", name=name)
+        for name in ("token_ids", "padding_mask", "segment_ids")
+    }
+    embeddings_train = settings.trainable == "all"
+
+    def embedding_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
+        return _copy(layer, trainable=embeddings_train)
+
+    tokens = embedding_layer(backbone.token_embedding)
+    positions = embedding_layer(backbone.position_embedding)
+    segments = embedding_layer(backbone.segment_embedding)
+    normalization = embedding_layer(backbone.embeddings_layer_norm)
+    words = tokens(inputs["token_ids"])  # (batch, time, hidden)
+    x = keras.layers.Add(name="embeddings_add")(
+        [words, positions(words), segments(inputs["segment_ids"])]
+    )
+    x = normalization(x)
+    layers = {layer.name: layer for layer in (tokens, positions, segments, normalization)}
+
+    first_trainable = _first_trainable_block(settings, backbone.num_layers)
+    for index, block in enumerate(backbone.transformer_layers):
+        trains = index >= first_trainable
+        rate = settings.dropout if trains else 0.0
+        copy = _copy(block, trainable=trains, dropout=rate)
+        x = copy(x, padding_mask=inputs["padding_mask"])
+        layers[copy.name] = copy
+
+    x = _pool(x, inputs["padding_mask"], settings.pooling)  # (batch, hidden)
+    if settings.pooling == "pooler":
+        pooler = _copy(backbone.pooled_dense, trainable=True)
+        x = pooler(x)
+        layers[pooler.name] = pooler
+    model = keras.Model(inputs, _head(x, settings, num_classes), name="bert_classifier")
+    for name, layer in layers.items():
+        layer.set_weights(backbone.get_layer(name).get_weights())
+    return model
+
+
+def _copy(layer: Any, *, trainable: bool, **changes: Any) -> Any:
+    """Returns a new, unbuilt layer of the same configuration but for `changes`."""
+    return type(layer).from_config({**layer.get_config(), **changes, "trainable": trainable})
+
+
+def _first_trainable_block(settings: BertSettings, blocks: int) -> int:
+    return {"all": 0, "top_k": blocks - settings.top_k, "head": blocks}[settings.trainable]
+
+
+def _pool(x: Any, padding_mask: Any, pooling: str) -> Any:
+    """Maps (batch, time, hidden) to one float32 vector per example, (batch, hidden)."""
+    if pooling == "mean":
+        # float32, because a half-precision sum over hundreds of tokens loses digits.
+        return keras.layers.GlobalAveragePooling1D(dtype="float32", name="mean_pooling")(
+            x, mask=padding_mask
+        )
+    length = x.shape[1]
+    first = keras.layers.Cropping1D((0, length - 1), name="first_token")(x)
+    return keras.layers.Flatten(name="first_token_vector")(first)
+
+
+def _head(x: Any, settings: BertSettings, num_classes: int) -> Any:
+    if settings.dropout:
+        x = keras.layers.Dropout(settings.dropout, name="head_dropout")(x)
+    if settings.hidden_units:
+        x = keras.layers.Dense(
+            settings.hidden_units, activation=settings.hidden_activation, name="head_hidden"
+        )(x)
+        if settings.dropout:
+            x = keras.layers.Dropout(settings.dropout, name="head_hidden_dropout")(x)
+    return heads.logits(x, num_classes, initializer=keras.initializers.TruncatedNormal(stddev=0.02))
