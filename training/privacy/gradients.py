@@ -1,0 +1,285 @@
+"""The algebra of per-example gradients: kept factored, so that they are never all materialised.
+
+A rule describes the gradient of one variable at one layer call, for every example of the batch,
+as one of a few factored forms. Each form knows three things:
+
+* `squared_norms()`, float32 (batch,): every example's squared L2 norm;
+* `weighted_sum(weights)`, float32 of the variable's shape: the sum over examples of weight times
+  gradient, which with clip factors for weights is what DP-SGD releases (before noise);
+* `instantiate()`, float32 (batch, *variable shape): the gradients themselves, for when nothing
+  cleverer applies.
+
+A variable used several times (tied embeddings, a shared tower) has a gradient that is the *sum*
+of its uses' gradients, so the squared norms of the parts do not add up: `merge` joins the parts
+into one form in which the cross terms count.
+
+Sources: Goodfellow 2015 (arXiv:1510.01799), Lee & Kifer 2020 (2009.03106), Li et al. 2022
+(2110.05679), Bu et al. 2022, 2023 (2205.10683, 2210.00038), Kong & Munoz Medina 2023.
+All norms are computed in float32 whatever the layer's dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Protocol
+
+import tensorflow as tf
+
+
+class PerExampleGradient(Protocol):
+    """The gradient of one variable for every example of a batch."""
+
+    def squared_norms(self) -> tf.Tensor: ...
+
+    def weighted_sum(self, weights: tf.Tensor) -> tf.Tensor: ...
+
+    def instantiate(self) -> tf.Tensor: ...
+
+    def zeroed_where(self, bad: tf.Tensor) -> PerExampleGradient:
+        """The same, with the examples where `bad`, bool (batch,), replaced by exact zeros."""
+        ...
+
+
+def scale_rows(x: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """Multiplies row i of `x` (batch, ...) by `weights[i]`, in float32."""
+    shape = [-1] + [1] * (x.shape.rank - 1)
+    return tf.cast(x, tf.float32) * tf.reshape(weights, shape)
+
+
+def zero_rows(x: tf.Tensor, bad: tf.Tensor) -> tf.Tensor:
+    """Replaces the rows of `x` (batch, ...) where `bad` by zeros, whatever they held."""
+    shape = [-1] + [1] * (x.shape.rank - 1)
+    return tf.where(tf.reshape(bad, shape), tf.zeros([], x.dtype), x)
+
+
+def _row_sums(x: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_sum(x, axis=list(range(1, x.shape.rank)))
+
+
+@dataclass(frozen=True)
+class MatrixLayout:
+    """How a variable's axes arise from a matrix (rows, columns).
+
+    The matrix is reshaped to `axes` and transposed by `permutation`; a plain Dense kernel is
+    `MatrixLayout((d, p), (0, 1))`.
+    """
+
+    axes: tuple[int, ...]
+    permutation: tuple[int, ...]
+
+    def arrange(self, matrices: tf.Tensor) -> tf.Tensor:
+        """Maps (..., rows, columns) to (..., *variable shape)."""
+        leading = matrices.shape.rank - 2
+        shape = tf.concat([tf.shape(matrices)[:leading], self.axes], axis=0)
+        static = matrices.shape[:leading].concatenate(self.axes)
+        reshaped = tf.ensure_shape(tf.reshape(matrices, shape), static)
+        if self.permutation == tuple(range(len(self.permutation))):
+            return reshaped
+        return tf.transpose(
+            reshaped, [*range(leading), *(leading + axis for axis in self.permutation)]
+        )
+
+
+def plain_layout(rows: int, columns: int) -> MatrixLayout:
+    return MatrixLayout((rows, columns), (0, 1))
+
+
+@dataclass(frozen=True)
+class OuterProducts:
+    """Example i's gradient is the matrix `inputs[i]^T @ output_gradients[i]`.
+
+    Dense and EinsumDense kernels, convolutions seen as products of patches.
+
+    Attributes:
+        inputs: (batch, time, d).
+        output_gradients: (batch, time, p).
+        layout: How the (d, p) matrix becomes the variable.
+    """
+
+    inputs: tf.Tensor
+    output_gradients: tf.Tensor
+    layout: MatrixLayout
+
+    def _float(self) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.cast(self.inputs, tf.float32), tf.cast(self.output_gradients, tf.float32)
+
+    @property
+    def prefers_ghost(self) -> bool:
+        """Whether two Gram matrices cost fewer multiplications than the gradient itself."""
+        _, time, rows = self.inputs.shape
+        columns = self.output_gradients.shape[-1]
+        return time * (rows + columns) <= rows * columns
+
+    def squared_norms(self) -> tf.Tensor:
+        inputs, gradients = self._float()
+        if self.inputs.shape[1] == 1:
+            return _row_sums(tf.square(inputs)) * _row_sums(tf.square(gradients))
+        if self.prefers_ghost:
+            grams = tf.matmul(inputs, inputs, transpose_b=True)  # (batch, time, time)
+            return _row_sums(grams * tf.matmul(gradients, gradients, transpose_b=True))
+        return _row_sums(tf.square(tf.matmul(inputs, gradients, transpose_a=True)))
+
+    def weighted_sum(self, weights: tf.Tensor) -> tf.Tensor:
+        inputs, _ = self._float()
+        gradients = scale_rows(self.output_gradients, weights)
+        rows, columns = self.inputs.shape[-1], self.output_gradients.shape[-1]
+        # One ordinary matrix product over batch and time: the clip factors are already inside.
+        total = tf.matmul(
+            tf.reshape(inputs, [-1, rows]), tf.reshape(gradients, [-1, columns]), transpose_a=True
+        )
+        return self.layout.arrange(total)
+
+    def instantiate(self) -> tf.Tensor:
+        inputs, gradients = self._float()
+        return self.layout.arrange(tf.matmul(inputs, gradients, transpose_a=True))
+
+    def zeroed_where(self, bad: tf.Tensor) -> OuterProducts:
+        return OuterProducts(
+            zero_rows(self.inputs, bad), zero_rows(self.output_gradients, bad), self.layout
+        )
+
+
+@dataclass(frozen=True)
+class GatheredRows:
+    """Example i's gradient adds `output_gradients[i, t]` to row `ids[i, t]`: an embedding table.
+
+    Ids repeated within one example interact, hence the equality mask in the norm.
+
+    Attributes:
+        ids: int32 (batch, time), each in [0, rows).
+        output_gradients: (batch, time, d).
+        rows: Rows of the table.
+    """
+
+    ids: tf.Tensor
+    output_gradients: tf.Tensor
+    rows: int
+
+    def squared_norms(self) -> tf.Tensor:
+        gradients = tf.cast(self.output_gradients, tf.float32)
+        same = self.ids[:, :, None] == self.ids[:, None, :]
+        gram = tf.matmul(gradients, gradients, transpose_b=True)
+        # Selected, not multiplied: 0 x inf of two unrelated rows would make a NaN.
+        return _row_sums(tf.where(same, gram, 0.0))
+
+    def weighted_sum(self, weights: tf.Tensor) -> tf.Tensor:
+        gradients = scale_rows(self.output_gradients, weights)
+        width = self.output_gradients.shape[-1]
+        return tf.math.unsorted_segment_sum(
+            tf.reshape(gradients, [-1, width]), tf.reshape(self.ids, [-1]), self.rows
+        )
+
+    def instantiate(self) -> tf.Tensor:
+        one_hot = tf.one_hot(self.ids, self.rows, dtype=tf.float32)  # (batch, time, rows)
+        return tf.matmul(one_hot, tf.cast(self.output_gradients, tf.float32), transpose_a=True)
+
+    def zeroed_where(self, bad: tf.Tensor) -> GatheredRows:
+        return GatheredRows(self.ids, zero_rows(self.output_gradients, bad), self.rows)
+
+
+@dataclass(frozen=True)
+class Instantiated:
+    """Example i's gradient itself: biases, scales, offsets, and whatever has no factored form.
+
+    Attributes:
+        values: (batch, *shape), covering the leading corner of the variable.
+        padding: Zeros after `values` along each axis, one number an axis, which complete the
+            variable (a position table longer than the sequence); empty for none.
+    """
+
+    values: tf.Tensor
+    padding: tuple[int, ...] = field(default=())
+
+    def _pad(self, x: tf.Tensor) -> tf.Tensor:
+        if not any(self.padding):
+            return x
+        leading = x.shape.rank - len(self.padding)
+        return tf.pad(x, [(0, 0)] * leading + [(0, after) for after in self.padding])
+
+    def squared_norms(self) -> tf.Tensor:
+        return _row_sums(tf.square(tf.cast(self.values, tf.float32)))
+
+    def weighted_sum(self, weights: tf.Tensor) -> tf.Tensor:
+        return self._pad(tf.tensordot(weights, tf.cast(self.values, tf.float32), axes=1))
+
+    def instantiate(self) -> tf.Tensor:
+        return self._pad(tf.cast(self.values, tf.float32))
+
+    def zeroed_where(self, bad: tf.Tensor) -> Instantiated:
+        return Instantiated(zero_rows(self.values, bad), self.padding)
+
+
+@dataclass(frozen=True)
+class TiedTable:
+    """A table looked up by ids and also used as a matrix: tied input and output embeddings.
+
+    Example i's gradient is `lookup_i + projection_i`; the squared norm of the sum is
+    |lookup|^2 + |projection|^2 + 2 <lookup, projection>, and the inner product is computed
+    without the table-sized gradients:
+    `sum_{t,s} <lookup_gradient_t, input_s> * output_gradient_s[id_t]`.
+
+    Attributes:
+        lookup: Its use as a lookup.
+        projection: Its use as a matrix whose layout puts table rows on columns, transposed.
+    """
+
+    lookup: GatheredRows
+    projection: OuterProducts
+
+    def squared_norms(self) -> tf.Tensor:
+        lookup_gradients = tf.cast(self.lookup.output_gradients, tf.float32)  # (b, t, d)
+        inputs = tf.cast(self.projection.inputs, tf.float32)  # (b, s, d)
+        outputs = tf.cast(self.projection.output_gradients, tf.float32)  # (b, s, rows)
+        at_ids = tf.gather(outputs, self.lookup.ids, axis=2, batch_dims=1)  # (b, s, t)
+        cross = tf.matmul(inputs, lookup_gradients, transpose_b=True) * at_ids
+        return (
+            self.lookup.squared_norms() + self.projection.squared_norms() + 2.0 * _row_sums(cross)
+        )
+
+    def weighted_sum(self, weights: tf.Tensor) -> tf.Tensor:
+        return self.lookup.weighted_sum(weights) + self.projection.weighted_sum(weights)
+
+    def instantiate(self) -> tf.Tensor:
+        return self.lookup.instantiate() + self.projection.instantiate()
+
+    def zeroed_where(self, bad: tf.Tensor) -> TiedTable:
+        return TiedTable(self.lookup.zeroed_where(bad), self.projection.zeroed_where(bad))
+
+
+def _is_transposed_table(part: OuterProducts, rows: int) -> bool:
+    return part.layout.permutation == (1, 0) and part.output_gradients.shape[-1] == rows
+
+
+def _merge_two(first: PerExampleGradient, second: PerExampleGradient) -> PerExampleGradient:
+    if isinstance(first, OuterProducts) and isinstance(second, OuterProducts):
+        if first.layout == second.layout:
+            # A sum of products over two times is one product over both times together.
+            return OuterProducts(
+                tf.concat([first.inputs, second.inputs], axis=1),
+                tf.concat([first.output_gradients, second.output_gradients], axis=1),
+                first.layout,
+            )
+    elif isinstance(first, GatheredRows) and isinstance(second, GatheredRows):
+        return GatheredRows(
+            tf.concat([first.ids, second.ids], axis=1),
+            tf.concat([first.output_gradients, second.output_gradients], axis=1),
+            first.rows,
+        )
+    elif isinstance(first, GatheredRows) and isinstance(second, OuterProducts):
+        if _is_transposed_table(second, first.rows):
+            return TiedTable(first, second)
+    elif isinstance(first, OuterProducts) and isinstance(second, GatheredRows):
+        return _merge_two(second, first)
+    return Instantiated(first.instantiate() + second.instantiate())
+
+
+def merge(parts: Sequence[PerExampleGradient]) -> PerExampleGradient:
+    """Joins the gradients of all uses of one variable into that variable's gradient."""
+    lookups = [part for part in parts if isinstance(part, GatheredRows)]
+    products = [part for part in parts if isinstance(part, OuterProducts)]
+    rest = [part for part in parts if not isinstance(part, (GatheredRows, OuterProducts))]
+    # Like with like first: those joins stay factored.
+    joined = [reduce(_merge_two, group) for group in (lookups, products, rest) if group]
+    return reduce(_merge_two, joined)

@@ -1,0 +1,148 @@
+"""EinsumDense: z = einsum(equation, x, W) + b, the projections inside attention.
+
+The letters of the equation fall into kinds: *time* (input and output), *contracted* (input and
+kernel) and *produced* (kernel and output). With only these, transposing and flattening makes the
+layer a Dense over (batch, time, contracted) and the kernel gradient an outer product. An equation
+with other letters (a kernel axis shared with time, an input axis summed away) has the per-example
+gradient einsum(x, dz), instantiated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from training.privacy.gradients import (
+    Instantiated,
+    MatrixLayout,
+    OuterProducts,
+    PerExampleGradient,
+)
+from training.privacy.rules.base import (
+    FusedActivationRule,
+    Gradients,
+    is_trained,
+    reduce_to_shape,
+)
+
+
+@dataclass(frozen=True)
+class Equation:
+    """An einsum equation of two operands, ellipsis written out.
+
+    Attributes:
+        inputs: Letters of the input; the first is the batch.
+        kernel: Letters of the kernel.
+        outputs: Letters of the output.
+    """
+
+    inputs: str
+    kernel: str
+    outputs: str
+
+    @classmethod
+    def parse(cls, equation: str, input_rank: int) -> Equation:
+        """Parses `equation`; an ellipsis takes as many letters as `input_rank` leaves it."""
+        equation = equation.replace(" ", "")
+        operands, outputs = equation.split("->")
+        inputs, kernel = operands.split(",")
+        if "..." in equation:
+            unused = (c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in equation)
+            wanted = input_rank - len(inputs.replace("...", ""))
+            letters = "".join(next(unused) for _ in range(wanted))
+            inputs, outputs = inputs.replace("...", letters), outputs.replace("...", letters)
+        return cls(inputs, kernel, outputs)
+
+    @property
+    def keeps_batch_first(self) -> bool:
+        batch = self.inputs[0]
+        return self.outputs[0] == batch and batch not in self.kernel
+
+    @property
+    def time(self) -> str:
+        return "".join(c for c in self.inputs[1:] if c in self.outputs)
+
+    @property
+    def contracted(self) -> str:
+        return "".join(c for c in self.kernel if c in self.inputs)
+
+    @property
+    def produced(self) -> str:
+        return "".join(c for c in self.kernel if c in self.outputs)
+
+    @property
+    def is_matrix_product(self) -> bool:
+        letters = set(self.inputs + self.kernel + self.outputs)
+        return all(
+            sum((c in self.inputs, c in self.kernel, c in self.outputs)) == 2 for c in letters
+        )
+
+
+def _flattened(x: tf.Tensor, letters: str, time: str, features: str) -> tf.Tensor:
+    """Transposes and reshapes `x` with axes `letters` to (batch, time, features)."""
+    order = letters[0] + time + features
+    permutation = [letters.index(c) for c in order]
+    if permutation != sorted(permutation):
+        x = tf.transpose(x, permutation)
+    sizes = dict(zip(order, x.shape, strict=True))
+    shape = [x.shape[0], prod(sizes[c] for c in time), prod(sizes[c] for c in features)]
+    return tf.reshape(x, shape)
+
+
+def kernel_gradient(
+    equation: Equation, kernel_shape: tuple[int, ...], inputs: tf.Tensor, gradient: tf.Tensor
+) -> PerExampleGradient:
+    """Per-example gradient of the kernel of einsum(equation, inputs, kernel)."""
+    if equation.is_matrix_product:
+        rows, columns = equation.contracted, equation.produced
+        sizes = dict(zip(equation.kernel, kernel_shape, strict=True))
+        order = rows + columns
+        layout = MatrixLayout(
+            tuple(sizes[c] for c in order), tuple(order.index(c) for c in equation.kernel)
+        )
+        return OuterProducts(
+            _flattened(inputs, equation.inputs, equation.time, rows),
+            _flattened(gradient, equation.outputs, equation.time, columns),
+            layout,
+        )
+    batch = equation.inputs[0]
+    summed = f"{equation.inputs},{equation.outputs}->{batch}{equation.kernel}"
+    return Instantiated(
+        tf.einsum(summed, tf.cast(inputs, tf.float32), tf.cast(gradient, tf.float32))
+    )
+
+
+class EinsumDenseRule(FusedActivationRule):
+    def applies_to(self, layer: keras.Layer) -> bool:
+        if layer.quantization_mode is not None or layer.lora_enabled or not layer.built:
+            return False
+        rank = len(layer.input_spec.shape) if layer.input_spec and layer.input_spec.shape else None
+        if rank is None and "..." in layer.equation:
+            rank = len(layer.full_output_shape)
+        equation = Equation.parse(layer.equation, rank or 0)
+        seen = set(equation.inputs + equation.outputs)
+        return equation.keeps_batch_first and set(equation.kernel) <= seen
+
+    def gradients(
+        self,
+        layer: keras.Layer,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        output_gradients: list[tf.Tensor],
+    ) -> Gradients:
+        inputs = args[0] if args else kwargs["inputs"]
+        (gradient,) = output_gradients
+        found: Gradients = []
+        if is_trained(layer, layer._kernel):
+            equation = Equation.parse(layer.equation, inputs.shape.rank)
+            kernel = tuple(layer._kernel.shape)
+            found.append((layer._kernel, kernel_gradient(equation, kernel, inputs, gradient)))
+        if is_trained(layer, layer.bias):
+            bias = reduce_to_shape(tf.cast(gradient, tf.float32), tuple(layer.bias.shape))
+            found.append((layer.bias, Instantiated(bias)))
+        return found

@@ -1,0 +1,16 @@
+"""The one place that imports TF-Privacy, and the quirk it takes to do so.
+
+TF-Privacy 0.9 imports the estimator API, which TensorFlow dropped in 2.16. Its own escape hatch,
+an attribute on `sys` read by its `__init__`, keeps the parts that need no estimator importable:
+the DP queries (noise, adaptive clipping, tree aggregation) and the analyses.
+"""
+
+from __future__ import annotations
+
+import sys
+
+sys.skip_tf_privacy_import = True  # type: ignore[attr-defined]
+
+from tensorflow_privacy.privacy.dp_query.gaussian_query import GaussianSumQuery  # noqa: E402
+
+__all__ = ["GaussianSumQuery"]
