@@ -197,7 +197,7 @@ def _gaps(
     observed = counts.gaps()
     drawn = None if resampled is None else resampled.gaps()
     rates = counts.rates()
-    described = {}
+    described: dict[str, dict[str, Any]] = {}
     for gap in GAPS:
         values = observed[gap]  # (labels,)
         worst = _worst(gap, values)

@@ -72,8 +72,8 @@ def _of_probabilities(predictions: Predictions) -> dict[str, Any]:
     """What needs probabilities: `loss`, `roc_auc`, `calibration`, and `reasons` for a None."""
     if not predictions.has_finite_logits():
         broken = int((~np.isfinite(predictions.logits)).any(axis=1).sum())
-        reason = f"{broken} examples have logits that are not finite numbers"
-        return {"reasons": dict.fromkeys(("loss", "roc_auc", "calibration"), reason)}
+        broken_logits = f"{broken} examples have logits that are not finite numbers"
+        return {"reasons": dict.fromkeys(("loss", "roc_auc", "calibration"), broken_logits)}
     log_probabilities = predictions.log_probabilities()
     probabilities = np.exp(log_probabilities)
     rows = np.arange(len(predictions.labels))

@@ -1,0 +1,217 @@
+"""Keras callbacks: accuracy, fairness and privacy, per epoch, into TensorBoard and `logs`.
+
+They work in Sterling's own loop and in a user's `model.fit` alike: `FairnessCallback` needs
+nothing but a way to get `Predictions`. Promises: measurements of validation examples also enter
+Keras's `logs` (`val_accuracy`, `val_demographic_parity_difference` ...), so that EarlyStopping or
+ReduceLROnPlateau placed after it can act on them; whatever is computed from training examples
+says in its tag that ε does not cover it.
+
+TensorBoard orders cards by tag, and the tags are numbered so that the first screen answers: how
+accurate, how unfair, to whom, at which ε.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from configs.schema.evaluation import EvaluationSettings
+from evaluation.event_writer import event_writer
+from evaluation.headlines import NOT_COVERED, Headline, headlines
+from evaluation.measurements import Evaluation, evaluate
+from evaluation.plots import evaluation_figures, to_image
+from evaluation.predict import Outputs, predict_arrays, predict_batches
+from evaluation.predictions import Predictions
+
+if TYPE_CHECKING:
+    from data.contracts import Batch, DatasetInfo
+
+
+class FairnessCallback(keras.callbacks.Callback):
+    """Measures a split at the end of each epoch, and shows it.
+
+    Args:
+        predict: Returns the model's current `Predictions` for the whole validation split.
+        log_dir: TensorBoard log directory of the run.
+        settings: What is measured, and of whom.
+        recipe_text: The recipe (YAML), shown in TensorBoard's text page.
+        hparams: Name -> number, truth value or text, for TensorBoard's hparams page.
+
+    Attributes:
+        evaluation: The latest `Evaluation`; None before the first epoch's end.
+
+    Raises:
+        SettingError: At the first epoch's end, for an attribute or a positive label that the
+            data do not have.
+
+    Example:
+        ```python
+        fairness = FairnessCallback.from_arrays(
+            model, x_valid, y_valid, {"sex": sex_valid}, log_dir="runs/mine"
+        )
+        model.fit(x, y, epochs=9, callbacks=[fairness, keras.callbacks.EarlyStopping("val_loss")])
+        ```
+    """
+
+    def __init__(
+        self,
+        predict: Callable[[], Predictions],
+        log_dir: str | Path,
+        settings: EvaluationSettings | None = None,
+        *,
+        recipe_text: str | None = None,
+        hparams: Mapping[str, Any] | None = None,
+    ):
+        super().__init__()
+        self.evaluation: Evaluation | None = None
+        self._predict = predict
+        self._log_dir = log_dir
+        self._settings = settings or EvaluationSettings()
+        self._recipe_text = recipe_text
+        self._hparams = hparams
+        self._writer: Any = None
+
+    @classmethod
+    def from_arrays(
+        cls,
+        model: keras.Model,
+        inputs: Any,
+        labels: np.ndarray,
+        groups: Mapping[str, np.ndarray],
+        *,
+        log_dir: str | Path,
+        label_names: Sequence[str] | None = None,
+        outputs: Outputs = "logits",
+        settings: EvaluationSettings | None = None,
+        **further: Any,
+    ) -> FairnessCallback:
+        """Measures validation examples held in arrays; see `predict_arrays`."""
+        settings = settings or EvaluationSettings()
+
+        def predict() -> Predictions:
+            return predict_arrays(
+                model,
+                inputs,
+                labels,
+                groups,
+                label_names=label_names,
+                outputs=outputs,
+                batch_size=settings.batch_size,
+            )
+
+        return cls(predict, log_dir, settings, **further)
+
+    @classmethod
+    def from_batches(
+        cls,
+        model: keras.Model,
+        batches: Iterable[Batch],
+        info: DatasetInfo,
+        *,
+        log_dir: str | Path,
+        split: str = "validation",
+        settings: EvaluationSettings | None = None,
+        **further: Any,
+    ) -> FairnessCallback:
+        """Measures a tf.data of Batch (iterated anew each epoch); see `predict_batches`."""
+        return cls(
+            lambda: predict_batches(model, batches, info, split), log_dir, settings, **further
+        )
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._writer = event_writer(self._log_dir)
+        with self._writer.as_default(step=0):
+            if self._recipe_text is not None:
+                tf.summary.text("recipe", f"```yaml\n{self._recipe_text.rstrip()}\n```")
+            if self._hparams is not None:
+                _write_hparams(self._hparams)
+        self._writer.flush()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        logs = {} if logs is None else logs
+        self.evaluation = evaluate(self._predict(), self._settings)
+        shown = headlines(self.evaluation)
+        with self._writer.as_default(step=epoch + 1):
+            _write_training_scalars(logs)
+            for headline in shown:
+                _write_headline(headline)
+            self._write_figures(self.evaluation)
+        self._writer.flush()
+        for headline in shown:
+            if headline.log is not None:
+                value = math.nan if headline.value is None else headline.value
+                logs.setdefault(headline.log, value)
+
+    def _write_figures(self, evaluation: Evaluation) -> None:
+        compared = evaluation.fairness["attributes"]
+        figures = evaluation_figures(evaluation.fairness, evaluation.performance, list(compared))
+        mark = "" if evaluation.covered_by_privacy_guarantee else f" ({NOT_COVERED})"
+        for name, figure in figures.items():
+            alone = name.startswith("rates by") and "×" not in name
+            section = "1 overview/4 " if alone else _SECTIONS[name.split(" ")[0]]
+            tf.summary.image(f"{section}{name}{mark}", to_image(figure)[None])
+
+
+_SECTIONS = {"rates": "3 fairness/", "confusion": "2 accuracy/", "reliability": "2 accuracy/"}
+
+
+class PrivacyCallback(keras.callbacks.Callback):
+    """Shows the privacy budget spent so far, and puts `epsilon` into `logs`.
+
+    Args:
+        spent: Returns (epsilon, delta) of everything released so far.
+        log_dir: TensorBoard log directory of the run.
+    """
+
+    def __init__(self, spent: Callable[[], tuple[float, float]], log_dir: str | Path):
+        super().__init__()
+        self._spent = spent
+        self._log_dir = log_dir
+        self._writer: Any = None
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._writer = event_writer(self._log_dir)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        epsilon, delta = self._spent()
+        if logs is not None:
+            logs["epsilon"] = epsilon
+        description = f"Privacy spent on the training examples: (ε, δ) with δ = {delta:.3g}"
+        with self._writer.as_default(step=epoch + 1):
+            tf.summary.scalar("1 overview/3 epsilon", epsilon, description=description)
+            tf.summary.scalar("4 privacy/delta", delta, description=description)
+        self._writer.flush()
+
+
+def _write_headline(headline: Headline) -> None:
+    if headline.value is not None:
+        tf.summary.scalar(headline.tag, headline.value, description=headline.description)
+
+
+def _write_training_scalars(logs: Mapping[str, Any]) -> None:
+    """What Keras's own loop says of the epoch; all but public settings come from training data."""
+    for name, value in logs.items():
+        if name in ("epsilon", "delta") or name.startswith("val_"):
+            continue
+        if name == "learning_rate":
+            tf.summary.scalar("5 training/learning rate", float(value))
+            continue
+        tf.summary.scalar(
+            f"5 training/{name} ({NOT_COVERED})",
+            float(value),
+            description="Computed from training examples without noise: the privacy guarantee "
+            "does not cover it. Look, but do not publish.",
+        )
+
+
+def _write_hparams(hparams: Mapping[str, Any]) -> None:
+    from tensorboard.plugins.hparams import api
+
+    plain = (bool, int, float, str)
+    api.hparams({k: v if isinstance(v, plain) else str(v) for k, v in hparams.items()})

@@ -1,0 +1,113 @@
+"""An evaluation's headline numbers: where TensorBoard shows each, and what `logs` calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from evaluation.measurements import Evaluation
+
+NOT_COVERED = "train, not covered by ε"
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One number.
+
+    Attributes:
+        tag: TensorBoard tag; numbered, because TensorBoard sorts by it.
+        value: None where it is undefined for the data at hand.
+        description: What it is, for the card's tool tip.
+        log: Key in Keras's `logs`; None keeps it out.
+    """
+
+    tag: str
+    value: float | None
+    description: str = ""
+    log: str | None = None
+
+
+def headlines(evaluation: Evaluation) -> list[Headline]:
+    """Returns the headline numbers in the order in which they are shown.
+
+    The keys in `logs` without an attribute's name (`val_demographic_parity_difference`) are the
+    worst over attributes.
+    """
+    prefix = "val" if evaluation.split == "validation" else evaluation.split
+    mark = "" if evaluation.covered_by_privacy_guarantee else f" ({NOT_COVERED})"
+    return [
+        Headline(
+            f"{headline.tag}{mark}",
+            headline.value,
+            headline.description,
+            None if headline.log is None else f"{prefix}_{headline.log}",
+        )
+        for headline in (*_accuracy(evaluation), *_fairness(evaluation))
+    ]
+
+
+def _accuracy(evaluation: Evaluation) -> Iterator[Headline]:
+    measured = evaluation.performance
+    calibration = measured["calibration"] or {"ece": None}
+    of = f"{evaluation.split} split, {evaluation.counts['examples']:,} examples"
+    baseline = f"{measured['majority_share']:.3f} by always naming the commonest label"
+    yield Headline(
+        "1 overview/1 accuracy", measured["accuracy"], f"{of}; {baseline}", log="accuracy"
+    )
+    yield Headline("2 accuracy/loss", measured["loss"], f"mean cross-entropy; {of}", log="loss")
+    yield Headline(
+        "2 accuracy/balanced accuracy",
+        measured["balanced_accuracy"],
+        f"mean recall over labels; {of}",
+        log="balanced_accuracy",
+    )
+    yield Headline("2 accuracy/F1 macro", measured["macro"]["f1"], of, log="f1_macro")
+    yield Headline("2 accuracy/F1 weighted", measured["weighted"]["f1"], of)
+    yield Headline("2 accuracy/ROC-AUC", measured["roc_auc"], of, log="roc_auc")
+    yield Headline("2 accuracy/calibration error", calibration["ece"], f"ECE, 15 bins; {of}")
+
+
+def _fairness(evaluation: Evaluation) -> Iterator[Headline]:
+    compared = evaluation.fairness["attributes"]
+    for gap, tag in (
+        ("demographic_parity_difference", "1 overview/2 selection gap by {}"),
+        ("equalized_odds_difference", "3 fairness/equalized odds difference by {}"),
+        ("demographic_parity_ratio", "3 fairness/demographic parity ratio by {}"),
+        ("equalized_odds_ratio", "3 fairness/equalized odds ratio by {}"),
+    ):
+        values = []
+        for attribute, comparison in compared.items():
+            found = comparison["gaps"][gap]
+            crossed = len(comparison["of"]) > 1
+            shown = tag.format(attribute)
+            if crossed:
+                shown = shown.replace("1 overview/2", "3 fairness/")
+            logged = gap.endswith("difference") and not crossed  # a short progress bar
+            yield Headline(
+                shown,
+                found["value"],
+                _MEANINGS[gap],
+                log=f"{gap}_{attribute}" if logged else None,
+            )
+            values.append(found["value"])
+        defined = [value for value in values if value is not None]
+        if compared:
+            worst = min if gap.endswith("ratio") else max
+            yield Headline(
+                f"3 fairness/{gap.replace('_', ' ')} worst",
+                worst(defined) if defined else None,
+                "The worst over attributes and intersections",
+                log=gap if gap.endswith("difference") else None,
+            )
+
+
+_MEANINGS = {
+    "demographic_parity_difference": "Largest minus smallest share of a group given the label; "
+    "0 is parity",
+    "demographic_parity_ratio": "Smallest over largest share of a group given the label; "
+    "1 is parity",
+    "equalized_odds_difference": "The larger of the gaps in true and false positive rate; "
+    "0 is parity",
+    "equalized_odds_ratio": "The smaller of the ratios of true and false positive rates; "
+    "1 is parity",
+}

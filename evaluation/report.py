@@ -1,0 +1,171 @@
+"""The table in the terminal at the end of a run: how good, how fair, how private, how long, where.
+
+Promises: never wider than 100 columns; plain text where the output is no terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from evaluation.measurements import Evaluation
+
+_WIDEST = 100
+
+
+def print_report(
+    evaluation: Evaluation,
+    *,
+    privacy: Mapping[str, Any] | None,
+    seconds: Mapping[str, float],
+    paths: Mapping[str, Path],
+    console: Console | None = None,
+) -> None:
+    """Prints the report of a finished run.
+
+    Args:
+        evaluation: What was measured.
+        privacy: `epsilon`, `delta`, and anything else worth a line; None trained without privacy.
+        seconds: Stage -> seconds.
+        paths: What -> where it lies.
+        console: Where to print; none is standard output.
+    """
+    console = console or Console()
+    width = min(console.width, _WIDEST)
+    parts: list[Table | Text] = [_headline(evaluation, privacy, seconds)]
+    if evaluation.fairness["attributes"]:
+        parts += [_gaps(evaluation), *_remarks(evaluation)]
+    parts.append(_places(paths))
+    console.print(Group(*parts), width=width)
+
+
+def _headline(
+    evaluation: Evaluation, privacy: Mapping[str, Any] | None, seconds: Mapping[str, float]
+) -> Table:
+    measured = evaluation.performance
+    examples = evaluation.counts["examples"]
+    title = f"Measured on {examples:,} examples of the {evaluation.split} split"
+    if not evaluation.covered_by_privacy_guarantee:
+        title += " (not covered by ε)"
+    table = _new_table(title)
+    table.add_column("", style="bold", no_wrap=True)
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("", style="dim")
+    share = f"{measured['majority_share']:.4f} by always naming the commonest label"
+    table.add_row("accuracy", _show(measured["accuracy"]), share)
+    table.add_row("balanced accuracy", _show(measured["balanced_accuracy"]), "")
+    f1 = f"weighted {_show(measured['weighted']['f1'])}"
+    table.add_row("F1, macro", _show(measured["macro"]["f1"]), f1)
+    reasons = measured["reasons"]
+    table.add_row("ROC-AUC", _show(measured["roc_auc"]), reasons.get("roc_auc", ""))
+    table.add_row("loss", _show(measured["loss"]), reasons.get("loss", "mean cross-entropy"))
+    calibration = measured["calibration"] or {"ece": None}
+    table.add_row(
+        "calibration error", _show(calibration["ece"]), reasons.get("calibration", "ECE, 15 bins")
+    )
+    for row in _privacy_rows(privacy):
+        table.add_row(*row)
+    table.add_row(
+        "seconds",
+        f"{sum(seconds.values()):,.0f}",
+        ", ".join(f"{stage} {spent:,.1f}" for stage, spent in seconds.items()),
+    )
+    return table
+
+
+def _privacy_rows(privacy: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
+    if privacy is None:
+        return [("ε", "none", "trained without differential privacy")]
+    further = [
+        f"{name.replace('_', ' ')} {_brief(value)}"
+        for name, value in privacy.items()
+        if name not in ("epsilon", "delta") and isinstance(value, (bool, int, float, str))
+    ]
+    return [
+        ("ε", _brief(privacy["epsilon"]), ", ".join(further)),
+        ("δ", _brief(privacy["delta"]), ""),
+    ]
+
+
+def _gaps(evaluation: Evaluation) -> Table:
+    confidence = evaluation.fairness["confidence"]
+    table = _new_table(f"Gaps between groups, with {confidence:.0%} intervals (0 is parity)")
+    for column in ("attribute", "demographic parity", "equalized odds", "lowest and highest rate"):
+        table.add_column(column)
+    for attribute, comparison in evaluation.fairness["attributes"].items():
+        parity = comparison["gaps"]["demographic_parity_difference"]
+        odds = comparison["gaps"]["equalized_odds_difference"]
+        table.add_row(attribute, _interval(parity), _interval(odds), _extremes(comparison, parity))
+    return table
+
+
+def _extremes(comparison: Mapping[str, Any], gap: Mapping[str, Any]) -> str:
+    if gap["value"] is None:
+        return ""
+    label = gap["label"]
+    return ", ".join(
+        f"{name} {comparison['groups'][name]['rates'][label]['selection_rate']:.1%}"
+        for name in gap["between"]
+    )
+
+
+def _remarks(evaluation: Evaluation) -> list[Text]:
+    minimum = evaluation.fairness["minimum_group_size"]
+    small = {
+        attribute: [
+            f"{name} ({group['count']})"
+            for name, group in comparison["groups"].items()
+            if group["too_small"]
+        ]
+        for attribute, comparison in evaluation.fairness["attributes"].items()
+    }
+    return [
+        Text(
+            f"{attribute}: fewer than {minimum} examples, kept out of the gaps: {', '.join(names)}",
+            style="dim",
+        )
+        for attribute, names in small.items()
+        if names
+    ]
+
+
+def _places(paths: Mapping[str, Path]) -> Table:
+    table = _new_table("Where everything lies")
+    table.add_column("", style="bold", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for what, where in paths.items():
+        table.add_row(what, Text(str(where)))
+    return table
+
+
+def _new_table(title: str) -> Table:
+    return Table(
+        title=Text(title, style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD if title.startswith("Gaps") else None,
+        show_header=title.startswith("Gaps"),
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
+
+
+def _interval(gap: Mapping[str, Any]) -> str:
+    if gap["value"] is None:
+        return f"undefined: {gap['reason']}"
+    if gap["low"] is None:
+        return f"{gap['value']:.3f}"
+    return f"{gap['value']:.3f} ({gap['low']:.3f} to {gap['high']:.3f})"
+
+
+def _show(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"
+
+
+def _brief(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
