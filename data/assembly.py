@@ -173,8 +173,10 @@ def _label_names(source: Source, train: Rows, settings: DataSettings) -> tuple[s
 
 def _group_names(source: Source, rows: Mapping[str, Rows]) -> dict[str, tuple[str, ...]]:
     return {
-        attribute: source.group_names.get(attribute)
-        or names_of_groups(value for part in rows.values() for value in part.groups[attribute])
+        attribute: names_of_groups(
+            (value for part in rows.values() for value in part.groups[attribute]),
+            first=source.group_names.get(attribute, ()),
+        )
         for attribute in rows["train"].groups
     }
 

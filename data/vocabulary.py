@@ -18,11 +18,16 @@ def names_of_labels(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(_in_order(set(values)))
 
 
-def names_of_groups(values: Iterable[str | None]) -> tuple[str, ...]:
-    """Returns the distinct values in order, with `unknown` last where a value is missing."""
-    distinct = {UNKNOWN if value is None else value for value in values}
+def names_of_groups(values: Iterable[str | None], first: Sequence[str] = ()) -> tuple[str, ...]:
+    """Returns the distinct values in order, with `unknown` last where a value is missing.
+
+    Args:
+        values: One value per example, None where missing.
+        first: Names that a source fixes; they come first, in their own order, used or not.
+    """
+    distinct = {UNKNOWN if value is None else value for value in values} - set(first)
     last = [UNKNOWN] if UNKNOWN in distinct else []
-    return (*_in_order(distinct - {UNKNOWN}), *last)
+    return (*first, *_in_order(distinct - {UNKNOWN}), *last)
 
 
 def ids_of_labels(values: Sequence[str], names: Sequence[str]) -> np.ndarray:

@@ -36,7 +36,8 @@ class ImageFolderSettings:
     """Images on disk: a class per sub-folder, or a CSV of path, label and groups.
 
     Attributes:
-        train: Folder of training images (a sub-folder per class), or a CSV file.
+        train: Folder of training images (a sub-folder per class), or a CSV file. PNG, JPEG,
+            GIF (first frame) and BMP.
         validation: As `train`; none cuts `validation_fraction` from train.
         test: As `train`; none cuts `test_fraction` from train.
         path: With a CSV, the column of image paths (relative to the CSV).
@@ -67,8 +68,10 @@ class TfdsSettings:
         image: Feature holding the input image (instead of `text`).
         label: Feature holding the label; dots descend into nested features. A float feature
             needs `label_threshold`.
-        label_threshold: Turns a numeric label into 0/1: 1 where label >= threshold.
-        groups: Features holding group attributes; a float feature is split at 0.5.
+        label_threshold: Turns a numeric label into two: `0` below the threshold, `1` from it on
+            (or, in this order, the two `data.label_names`).
+        groups: Features holding group attributes, dotted like `label`; a float feature is split
+            at 0.5.
     """
 
     name: Optional[str] = None

@@ -1,0 +1,147 @@
+"""Images on disk: a class per sub-folder, or a CSV of path, label and group attributes.
+
+Promises: images stay on disk until a batch needs them; every image that will be used is decoded
+once up front, in parallel, so that a corrupt one is named before training and not in its middle.
+Hidden files are passed over; every other file below a class folder must be an image. The images
+themselves are not hashed; a CSV is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from configs.assets import sha256_of
+from configs.schema.data import DataSettings, ImageFolderSettings
+from configs.schema.errors import SettingError
+from data.assembly import SPLITS, Rows, Source, assemble
+from data.cells import as_group, as_label, as_text, read_cell
+from data.contracts import Dataset, Provenance
+from data.faults import Faults
+from data.images import ImageFileColumn, undecodable
+from data.records import Unreadable, existing_file, read_csv
+
+
+def load(settings: DataSettings) -> Dataset:
+    """Returns the images of `data.image_folder`.
+
+    Raises:
+        SettingError: A folder, CSV or column is not there.
+        UserError: A row or an image cannot be used and `data.on_error` is `raise`.
+    """
+    folder = settings.image_folder
+    faults = Faults(skip=settings.on_error == "skip")
+    given = {name: getattr(folder, name) for name in SPLITS}
+    places = {
+        name: _folder_or_csv(f"data.image_folder.{name}", value)
+        for name, value in given.items()
+        if name == "train" or value is not None
+    }
+    rows = {
+        name: _rows_of_folder(f"data.image_folder.{name}", path)
+        if path.is_dir()
+        else _rows_of_csv(name, path, folder, faults)
+        for name, path in places.items()
+    }
+    attributes = {name: set(part.groups) for name, part in rows.items()}
+    for name, found in attributes.items():
+        if found != attributes["train"]:
+            raise SettingError(
+                f"data.image_folder.{name}",
+                given[name],
+                "a folder or a CSV file as data.image_folder.train is, with the same groups",
+            )
+    source = Source(
+        name=places["train"].stem,
+        modality="image",
+        provenance=Provenance(
+            source=", ".join(str(path) for path in places.values()),
+            sha256={str(path): sha256_of(path) for path in places.values() if path.is_file()},
+        ),
+        problems=undecodable,
+    )
+    return assemble(source, rows, settings, faults)
+
+
+def _folder_or_csv(key: str, value: str | None) -> Path:
+    path = Path(value or "").expanduser()
+    if value and path.is_dir():
+        return path
+    try:
+        return existing_file(key, value)
+    except SettingError:
+        raise SettingError(
+            key, value, "an existing folder with a sub-folder per class, or a CSV file"
+        ) from None
+
+
+def _rows_of_folder(key: str, folder: Path) -> Rows:
+    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not _hidden(path))
+    found = [(path, place.name) for place in classes for path in _files_below(place)]
+    if not found:
+        raise SettingError(key, str(folder), "a folder with a sub-folder of images per class")
+    paths = tuple(path for path, _ in found)
+    return Rows(
+        raw=ImageFileColumn(paths),
+        labels=[label for _, label in found],
+        groups={},
+        place=lambda position: str(paths[position]),
+    )
+
+
+def _files_below(folder: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not any(map(_hidden, [path, *path.relative_to(folder).parents]))
+    )
+
+
+def _hidden(path: Path) -> bool:
+    return path.name.startswith(".")
+
+
+def _rows_of_csv(split: str, path: Path, folder: ImageFolderSettings, faults: Faults) -> Rows:
+    file = read_csv(path)
+    file.require_columns(
+        [
+            ("data.image_folder.path", folder.path),
+            ("data.image_folder.label", folder.label),
+            *(("data.image_folder.groups", name) for name in folder.groups),
+        ]
+    )
+    images: list[Path] = []
+    labels: list[str] = []
+    lines: list[int] = []
+    groups: dict[str, list[str | None]] = {name: [] for name in folder.groups}
+    for line, record in file.rows:
+        try:
+            image, label, values = _read(record, folder)
+        except ValueError as problem:
+            faults.add(split, f"{path}, row {line}", str(problem))
+            continue
+        images.append(path.parent / image)
+        labels.append(label)
+        lines.append(line)
+        for name, value in values.items():
+            groups[name].append(value)
+    return Rows(
+        raw=ImageFileColumn(tuple(images)),
+        labels=labels,
+        groups=groups,
+        place=lambda position: f"{path}, row {lines[position]}: {images[position]}",
+    )
+
+
+def _read(
+    record: Mapping[str, Any] | Unreadable, folder: ImageFolderSettings
+) -> tuple[str, str, dict[str, str | None]]:
+    """Returns path, label and group values of a row, or raises `ValueError`."""
+    if isinstance(record, Unreadable):
+        raise ValueError(record.problem)
+    return (
+        read_cell(as_text, record, folder.path).decode(),
+        read_cell(as_label, record, folder.label),
+        {name: read_cell(as_group, record, name) for name in folder.groups},
+    )

@@ -1,0 +1,132 @@
+"""CSV and JSONL files with named columns: a text column or numeric columns, a label, groups.
+
+Promises: a column that is not there is a `SettingError` listing those that are; a row that cannot
+be used is named by file and line; group columns never become features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs.assets import sha256_of
+from configs.schema.data import DataSettings, TableSettings
+from configs.schema.errors import SettingError, require
+from data.assembly import SPLITS, Rows, Source, assemble
+from data.cells import as_group, as_label, as_number, as_text, read_cell
+from data.columns import Column, MemoryColumn, bytes_column
+from data.contracts import Dataset, Provenance
+from data.faults import Faults
+from data.records import RecordFile, Unreadable, existing_file, read_csv, read_jsonl
+
+READERS = {"csv": read_csv, "jsonl": read_jsonl}
+
+
+@dataclass
+class _Columns:
+    """The usable rows of a file, column by column."""
+
+    inputs: list[Any] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    groups: dict[str, list[str | None]] = field(default_factory=dict)
+    lines: list[int] = field(default_factory=list)
+
+
+def load(settings: DataSettings) -> Dataset:
+    """Returns the dataset held by the files of `data.table`.
+
+    Raises:
+        SettingError: A file or column is not there, or the columns cannot be used together.
+        UserError: A row cannot be used and `data.on_error` is `raise`.
+    """
+    table = settings.table
+    _check(table)
+    read = READERS[settings.source]
+    paths = {
+        split: existing_file(f"data.table.{split}", getattr(table, split))
+        for split in SPLITS
+        if split == "train" or getattr(table, split) is not None
+    }
+    faults = Faults(skip=settings.on_error == "skip")
+    rows = {split: _rows(split, read(path), table, faults) for split, path in paths.items()}
+    source = Source(
+        name=paths["train"].stem,
+        modality="text" if table.text else "features",
+        provenance=_provenance(paths),
+        input_shape=None if table.text else (len(table.features),),
+    )
+    return assemble(source, rows, settings, faults)
+
+
+def _check(table: TableSettings) -> None:
+    if bool(table.text) == bool(table.features):
+        raise SettingError(
+            "data.table.text", table.text, "exactly one of data.table.text and data.table.features"
+        )
+    inputs = {table.text, *table.features}
+    require(
+        table.label not in inputs, "data.table.label", table.label, "a column that is not an input"
+    )
+    for name in table.groups:
+        require(name not in inputs, "data.table.groups", name, "a column that is not an input")
+
+
+def _rows(split: str, file: RecordFile, table: TableSettings, faults: Faults) -> Rows:
+    file.require_columns(
+        [
+            *([("data.table.text", table.text)] if table.text else []),
+            *(("data.table.features", name) for name in table.features),
+            ("data.table.label", table.label),
+            *(("data.table.groups", name) for name in table.groups),
+        ]
+    )
+    columns = _Columns(groups={name: [] for name in table.groups})
+    for line, record in file.rows:
+        try:
+            _append(columns, line, record, table)
+        except ValueError as problem:
+            faults.add(split, f"{file.path}, row {line}", str(problem))
+    return Rows(
+        raw=_raw(columns, table),
+        labels=columns.labels,
+        groups=columns.groups,
+        place=lambda position: f"{file.path}, row {columns.lines[position]}",
+    )
+
+
+def _append(
+    columns: _Columns, line: int, record: Mapping[str, Any] | Unreadable, table: TableSettings
+) -> None:
+    """Adds a row, or raises `ValueError` having added nothing."""
+    if isinstance(record, Unreadable):
+        raise ValueError(record.problem)
+    inputs: Any
+    if table.text:
+        inputs = read_cell(as_text, record, table.text)
+    else:
+        inputs = [read_cell(as_number, record, name) for name in table.features]
+    label = read_cell(as_label, record, table.label)
+    groups = {name: read_cell(as_group, record, name) for name in table.groups}
+    columns.inputs.append(inputs)
+    columns.labels.append(label)
+    columns.lines.append(line)
+    for name, value in groups.items():
+        columns.groups[name].append(value)
+
+
+def _raw(columns: _Columns, table: TableSettings) -> Column:
+    if table.text:
+        return bytes_column(columns.inputs)
+    shape = (len(columns.inputs), len(table.features))
+    return MemoryColumn(np.array(columns.inputs, np.float32).reshape(shape))
+
+
+def _provenance(paths: Mapping[str, Path]) -> Provenance:
+    return Provenance(
+        source=", ".join(str(path) for path in paths.values()),
+        sha256={str(path): sha256_of(path) for path in paths.values()},
+    )
