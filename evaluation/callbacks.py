@@ -25,7 +25,14 @@ from configs.schema.evaluation import EvaluationSettings
 from evaluation.event_writer import event_writer
 from evaluation.headlines import NOT_COVERED, Headline, headlines
 from evaluation.measurements import Evaluation, evaluate
-from evaluation.plots import evaluation_figures, to_image
+from evaluation.plots import (
+    plot_confusion,
+    plot_group_rates,
+    plot_overview,
+    plot_reliability,
+    to_image,
+    worst_label,
+)
 from evaluation.predict import Outputs, predict_arrays, predict_batches
 from evaluation.predictions import Predictions
 
@@ -141,24 +148,12 @@ class FairnessCallback(keras.callbacks.Callback):
             _write_training_scalars(logs)
             for headline in shown:
                 _write_headline(headline)
-            self._write_figures(self.evaluation)
+            _write_figures(self.evaluation)
         self._writer.flush()
         for headline in shown:
             if headline.log is not None:
                 value = math.nan if headline.value is None else headline.value
                 logs.setdefault(headline.log, value)
-
-    def _write_figures(self, evaluation: Evaluation) -> None:
-        compared = evaluation.fairness["attributes"]
-        figures = evaluation_figures(evaluation.fairness, evaluation.performance, list(compared))
-        mark = "" if evaluation.covered_by_privacy_guarantee else f" ({NOT_COVERED})"
-        for name, figure in figures.items():
-            alone = name.startswith("rates by") and "×" not in name
-            section = "1 overview/4 " if alone else _SECTIONS[name.split(" ")[0]]
-            tf.summary.image(f"{section}{name}{mark}", to_image(figure)[None])
-
-
-_SECTIONS = {"rates": "3 fairness/", "confusion": "2 accuracy/", "reliability": "2 accuracy/"}
 
 
 class PrivacyCallback(keras.callbacks.Callback):
@@ -192,6 +187,23 @@ class PrivacyCallback(keras.callbacks.Callback):
 def _write_headline(headline: Headline) -> None:
     if headline.value is not None:
         tf.summary.scalar(headline.tag, headline.value, description=headline.description)
+
+
+def _write_figures(evaluation: Evaluation) -> None:
+    fairness, performance = evaluation.fairness, evaluation.performance
+    figures = {
+        "2 accuracy/confusion matrix": plot_confusion(performance),
+        "2 accuracy/reliability": plot_reliability(performance),
+    }
+    if fairness["attributes"]:
+        figures["1 overview/4 who gets what"] = plot_overview(fairness)
+    for attribute, comparison in fairness["attributes"].items():
+        figures[f"3 fairness/1 rates by {attribute}"] = plot_group_rates(
+            attribute, comparison, worst_label(fairness, attribute)
+        )
+    mark = "" if evaluation.covered_by_privacy_guarantee else f" ({NOT_COVERED})"
+    for tag, figure in figures.items():
+        tf.summary.image(f"{tag}{mark}", to_image(figure)[None])
 
 
 def _write_training_scalars(logs: Mapping[str, Any]) -> None:

@@ -69,45 +69,35 @@ def _accuracy(evaluation: Evaluation) -> Iterator[Headline]:
 
 def _fairness(evaluation: Evaluation) -> Iterator[Headline]:
     compared = evaluation.fairness["attributes"]
-    for gap, tag in (
-        ("demographic_parity_difference", "1 overview/2 selection gap by {}"),
-        ("equalized_odds_difference", "3 fairness/equalized odds difference by {}"),
-        ("demographic_parity_ratio", "3 fairness/demographic parity ratio by {}"),
-        ("equalized_odds_ratio", "3 fairness/equalized odds ratio by {}"),
-    ):
-        values = []
-        for attribute, comparison in compared.items():
-            found = comparison["gaps"][gap]
-            crossed = len(comparison["of"]) > 1
-            shown = tag.format(attribute)
-            if crossed:
-                shown = shown.replace("1 overview/2", "3 fairness/")
-            logged = gap.endswith("difference") and not crossed  # a short progress bar
-            yield Headline(
-                shown,
-                found["value"],
-                _MEANINGS[gap],
-                log=f"{gap}_{attribute}" if logged else None,
-            )
-            values.append(found["value"])
+    for gap, worst_tag in _WORST_TAGS.items():
+        values = [c["gaps"][gap]["value"] for c in compared.values()]
         defined = [value for value in values if value is not None]
         if compared:
-            worst = min if gap.endswith("ratio") else max
+            meaning = f"The largest over attributes and intersections. {_MEANINGS[gap]}"
+            yield Headline(worst_tag, max(defined) if defined else None, meaning, log=gap)
+    for order, (gap, meaning) in enumerate(_MEANINGS.items(), start=2):
+        for attribute, comparison in compared.items():
+            # Ratios and intersections would make the progress bar too long to read.
+            logged = gap in _WORST_TAGS and len(comparison["of"]) == 1
             yield Headline(
-                f"3 fairness/{gap.replace('_', ' ')} worst",
-                worst(defined) if defined else None,
-                "The worst over attributes and intersections",
-                log=gap if gap.endswith("difference") else None,
+                f"3 fairness/{order} {gap.replace('_', ' ')} by {attribute}",
+                comparison["gaps"][gap]["value"],
+                meaning,
+                log=f"{gap}_{attribute}" if logged else None,
             )
 
 
+_WORST_TAGS = {
+    "demographic_parity_difference": "1 overview/2 largest selection gap",
+    "equalized_odds_difference": "3 fairness/3 equalized odds difference, largest",
+}
 _MEANINGS = {
     "demographic_parity_difference": "Largest minus smallest share of a group given the label; "
-    "0 is parity",
-    "demographic_parity_ratio": "Smallest over largest share of a group given the label; "
-    "1 is parity",
+    "0 is parity.",
     "equalized_odds_difference": "The larger of the gaps in true and false positive rate; "
-    "0 is parity",
+    "0 is parity.",
+    "demographic_parity_ratio": "Smallest over largest share of a group given the label; "
+    "1 is parity.",
     "equalized_odds_ratio": "The smaller of the ratios of true and false positive rates; "
-    "1 is parity",
+    "1 is parity.",
 }

@@ -7,7 +7,8 @@ touched and no display is needed; every function returns a `Figure`, `to_image` 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,137 +19,183 @@ from matplotlib.figure import Figure
 
 _INK = "#1f2933"
 _FAINT = "#9aa5b1"
-_RATE_COLOURS = {
-    "selection_rate": ("selected", "#1f6feb"),
-    "true_positive_rate": ("true positive rate", "#2da44e"),
-    "false_positive_rate": ("false positive rate", "#e36209"),
-}
-_WIDTH_INCHES = 5.2
-_DOTS_PER_INCH = 150
-_MOST_LABELS_WITH_NUMBERS = 12
-_LONGEST_NAME = 22
+_BLUE, _GREEN, _ORANGE, _PURPLE = "#1f6feb", "#2da44e", "#e36209", "#8250df"
+
+# A card shows a picture about 470 x 220 pixels large: everything is drawn in those proportions.
+_WIDTH_INCHES, _HEIGHT_INCHES = 6.2, 2.95
+_ROWS_BEFORE_GROWING = 8
+_INCHES_PER_ROW = 0.27
+_DOTS_PER_INCH = 160
+_MOST_LABELS_WITH_NUMBERS = 10
+_LONGEST_NAME = 24
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A group's line in a chart of groups: its name, its values by panel, or why there is none."""
+
+    name: str
+    values: Mapping[str, float | None]
+    reasons: Mapping[str, str]
+    pale: bool
+    first_of_attribute: bool
+
+
+def plot_overview(fairness: Mapping[str, Any]) -> Figure:
+    """Who is given the positive label, and for whom the answers are right: every single attribute.
+
+    Groups below the minimum size are pale. With several positive labels, each attribute shows
+    the one with its largest gap.
+
+    Args:
+        fairness: `fairness` of an `Evaluation`.
+    """
+    alone = {a: c for a, c in fairness["attributes"].items() if len(c["of"]) == 1}
+    labels = {a: worst_label(fairness, a) for a in alone}
+    rows = [
+        row
+        for attribute, comparison in alone.items()
+        for row in _rows(comparison, labels[attribute])
+    ]
+    shown = "” / “".join(_shorten(label) for label in dict.fromkeys(labels.values()))
+    panels = {
+        "selection_rate": (f"given “{shown}”", _BLUE),
+        "accuracy": ("answered rightly (accuracy)", _PURPLE),
+    }
+    return _plot_rows("Who gets what", rows, panels)
 
 
 def plot_group_rates(attribute: str, comparison: Mapping[str, Any], label: str) -> Figure:
     """Bars of selection, true and false positive rate by group of one attribute.
 
-    Groups below the minimum size are drawn pale and marked `few`; rates that are undefined have
-    no bar and say so.
+    Groups below the minimum size are pale; rates that are undefined say why.
 
     Args:
         attribute: Name for the title.
         comparison: `fairness["attributes"][attribute]` of an `Evaluation`.
         label: The label that the rates are of.
     """
-    groups = {name: group for name, group in comparison["groups"].items() if group["count"]}
-    figure, axes = _new_figure(height=1.05 + 0.62 * max(len(groups), 1))
-    thickness = 0.26
-    ticks = []
-    for row, (name, group) in enumerate(groups.items()):
-        rates = group["rates"][label]
-        for offset, (rate, (_, colour)) in enumerate(_RATE_COLOURS.items()):
-            y = row + (offset - 1) * thickness
-            value = rates[rate]
-            axes.barh(
-                y,
-                value or 0.0,
-                height=thickness * 0.92,
-                color=colour,
-                alpha=0.35 if group["too_small"] else 1.0,
-            )
+    panels = {
+        "selection_rate": ("selected", _BLUE),
+        "true_positive_rate": ("true positive rate", _GREEN),
+        "false_positive_rate": ("false positive rate", _ORANGE),
+    }
+    return _plot_rows(f"“{_shorten(label)}” by {attribute}", _rows(comparison, label), panels)
+
+
+def _rows(comparison: Mapping[str, Any], label: str) -> list[_Row]:
+    present = {name: group for name, group in comparison["groups"].items() if group["count"]}
+    return [
+        _Row(
+            name=f"{_shorten(name)}  ({group['count']:,})",
+            values={**group["rates"][label], "accuracy": group["accuracy"]},
+            reasons=group["rates"][label]["reasons"],
+            pale=group["too_small"],
+            first_of_attribute=index == 0,
+        )
+        for index, (name, group) in enumerate(present.items())
+    ]
+
+
+def _plot_rows(title: str, rows: list[_Row], panels: Mapping[str, tuple[str, str]]) -> Figure:
+    extra = max(0, len(rows) - _ROWS_BEFORE_GROWING) * _INCHES_PER_ROW
+    figure = _blank(_HEIGHT_INCHES + extra)
+    heights = np.arange(len(rows)) + 0.45 * np.cumsum([row.first_of_attribute for row in rows])
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (rate, (heading, colour)) in zip(grid, panels.items(), strict=True):
+        highest = max([row.values[rate] or 0.0 for row in rows], default=0.0)
+        limit = max(highest, 0.05) * 1.28  # room for the number beside the longest bar
+        for height, row in zip(heights, rows, strict=True):
+            value = row.values[rate]
+            axes.barh(height, value or 0.0, 0.72, color=colour, alpha=0.3 if row.pale else 1.0)
             axes.text(
-                (value or 0.0) + 0.012,
-                y,
-                rates["reasons"][rate] if value is None else f"{value:.0%}",
+                (value or 0.0) + 0.02 * limit,
+                height,
+                row.reasons[rate] if value is None else f"{value:.1%}",
                 va="center",
                 fontsize=8.5,
                 color=_FAINT if value is None else _INK,
             )
-        few = ", few" if group["too_small"] else ""
-        ticks.append(f"{_shorten(name)}\n(n = {group['count']:,}{few})")
-    axes.set_yticks(range(len(groups)), ticks)
-    axes.set_ylim(len(groups) - 0.45, -0.55)
-    axes.set_xlim(0, 1.1)
-    axes.set_xticks(np.linspace(0, 1, 5), [f"{x:.0%}" for x in np.linspace(0, 1, 5)])
-    axes.grid(axis="x", color="#e4e7eb", linewidth=0.8)
-    axes.set_axisbelow(True)
-    figure.suptitle(f"“{_shorten(label)}” by {attribute}", fontsize=12, fontweight="bold")
-    figure.legend(
-        handles=[_patch(colour) for _, colour in _RATE_COLOURS.values()],
-        labels=[text for text, _ in _RATE_COLOURS.values()],
-        loc="outside lower center",
-        ncols=3,
-        frameon=False,
-        fontsize=9,
-        handlelength=1.0,
-        columnspacing=1.2,
-    )
+        axes.set_xlim(0, limit)
+        axes.set_xticks([])
+        axes.set_title(heading, fontsize=9.5, color=_INK, loc="left")
+        _tidy(axes)
+        axes.spines["bottom"].set_visible(False)
+        axes.tick_params(length=0)
+    grid[0].set_yticks(heights, [row.name for row in rows])
+    if rows:
+        grid[0].set_ylim(heights[-1] + 0.6, heights[0] - 0.6)
+    figure.suptitle(title, fontsize=11, fontweight="bold", color=_INK)
     return figure
 
 
 def plot_confusion(performance: Mapping[str, Any]) -> Figure:
-    """Confusion matrix: shade and percentage are shares of the row (the truth), below counts."""
+    """Confusion matrix: shade and percentage are shares of the row (the truth), beside counts."""
     names = list(performance["labels"])
     counts = np.asarray(performance["confusion_matrix"])
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
-    figure, axes = _new_figure(height=4.3)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure = _blank()
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     if len(names) <= _MOST_LABELS_WITH_NUMBERS:
-        size = max(5.0, 13 - 1.1 * len(names))
+        few = len(names) <= 4
         for (row, column), share in np.ndenumerate(shares):
             axes.text(
                 column,
                 row,
-                f"{share:.0%}\n{counts[row, column]:,}",
+                f"{share:.1%}\n{counts[row, column]:,}" if few else f"{share:.0%}",
                 ha="center",
                 va="center",
-                fontsize=size,
+                fontsize=12 if few else 8,
                 color="white" if share > 0.55 else _INK,
             )
-        ticks = [_shorten(name, 14) for name in names]
-        axes.set_xticks(range(len(names)), ticks, rotation=30 if len(names) > 4 else 0)
+        ticks = [_shorten(name, 12) for name in names]
+        axes.set_xticks(range(len(names)), ticks)
         axes.set_yticks(range(len(names)), ticks)
-    axes.set_xlabel("answer")
-    axes.set_ylabel("truth")
+    _tidy(axes)
+    axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
+    axes.set_xlabel("answer", color=_INK)
+    axes.set_ylabel("truth", color=_INK)
     title = f"Confusion (accuracy {performance['accuracy']:.1%})"
-    figure.suptitle(title, fontsize=12, fontweight="bold")
+    figure.suptitle(title, fontsize=11, fontweight="bold", color=_INK)
     return figure
 
 
 def plot_reliability(performance: Mapping[str, Any]) -> Figure:
-    """Reliability diagram (accuracy against confidence) over a histogram of the confidences."""
-    figure = _blank(height=4.3)
+    """Reliability diagram: accuracy against confidence, over how many examples have it."""
+    figure = _blank()
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    calibration = performance["calibration"]
-    if calibration is None:
+    least = 1 / len(performance["labels"])  # no largest probability is below it
+    title = "Reliability"
+    if performance["calibration"] is None:
         reason = performance["reasons"]["calibration"]
-        upper.text(0.5, 0.5, reason, ha="center", wrap=True, transform=upper.transAxes)
+        upper.text(0.5, 0.3, reason, ha="center", wrap=True, transform=upper.transAxes)
     else:
-        filled = [b for b in calibration["bins"] if b["count"]]
-        centres = [(b["low"] + b["high"]) / 2 for b in filled]
-        width = 0.92 * (calibration["bins"][0]["high"] - calibration["bins"][0]["low"])
-        upper.bar(centres, [b["accuracy"] for b in filled], width=width, color="#1f6feb")
-        upper.plot(
-            [b["confidence"] for b in filled],
-            [b["accuracy"] for b in filled],
-            "o",
-            color=_INK,
-            markersize=3.5,
-            zorder=3,
-        )
-        lower.bar(centres, [b["count"] for b in filled], width=width, color=_FAINT)
-        title = f"Reliability (calibration error {calibration['ece']:.3f})"
-        figure.suptitle(title, fontsize=12, fontweight="bold")
-    upper.plot([0, 1], [0, 1], "--", color=_INK, linewidth=1)
-    upper.set_ylim(0, 1.02)
-    upper.set_ylabel("accuracy")
-    lower.set_ylabel("examples")
-    lower.set_xlabel("confidence (largest probability)")
-    lower.set_xlim(0, 1)
+        title += f" (calibration error {performance['calibration']['ece']:.3f})"
+        filled = [b for b in performance["calibration"]["bins"] if b["count"]]
+        edges = [b["low"] for b in filled]
+        widths = [0.96 * (b["high"] - b["low"]) for b in filled]
+        heights = [b["accuracy"] for b in filled]
+        upper.bar(edges, heights, width=widths, align="edge", color=_BLUE, label="accuracy")
+        confidences = [b["confidence"] for b in filled]
+        upper.plot(confidences, heights, "o", color=_INK, markersize=3, label="mean confidence")
+        sizes = [b["count"] for b in filled]
+        bars = lower.bar(edges, sizes, width=widths, align="edge", color=_FAINT)
+        lower.bar_label(bars, [f"{size:,}" for size in sizes], fontsize=7.5, color=_INK, padding=1)
+        lower.set_ylim(0, 1.5 * max(sizes))
+    upper.plot([0, 1], [0, 1], "--", color=_ORANGE, linewidth=1.2, label="perfect")
+    upper.set_ylim(0, 1.04)
+    upper.set_ylabel("accuracy", fontsize=9, color=_INK)
+    upper.legend(frameon=False, fontsize=8.5, loc="upper left", ncols=3)
+    lower.set_ylabel("examples", fontsize=9, color=_INK)
+    lower.set_yticks([])
+    lower.set_xlabel("confidence (largest probability)", fontsize=9, color=_INK)
+    lower.set_xlim(max(0.0, least - 0.04), 1.0)
     for axes in (upper, lower):
         _tidy(axes)
+    figure.suptitle(title, fontsize=11, fontweight="bold", color=_INK)
     return figure
 
 
@@ -171,17 +218,16 @@ def save_png(figure: Figure, path: str | Path) -> None:
     Path(path).write_bytes(to_png(figure))
 
 
-def _blank(height: float) -> Figure:
+def worst_label(fairness: Mapping[str, Any], attribute: str) -> str:
+    """Returns the label with the attribute's largest selection gap; the last one if undefined."""
+    gap = fairness["attributes"][attribute]["gaps"]["demographic_parity_difference"]
+    return fairness["positive_labels"][-1] if gap["value"] is None else gap["label"]
+
+
+def _blank(height: float = _HEIGHT_INCHES) -> Figure:
     return Figure(
         figsize=(_WIDTH_INCHES, height), dpi=_DOTS_PER_INCH, layout="constrained", facecolor="white"
     )
-
-
-def _new_figure(height: float) -> tuple[Figure, Axes]:
-    figure = _blank(height)
-    axes = figure.subplots()
-    _tidy(axes)
-    return figure, axes
 
 
 def _tidy(axes: Axes) -> None:
@@ -190,29 +236,5 @@ def _tidy(axes: Axes) -> None:
     axes.spines[["left", "bottom"]].set_color(_FAINT)
 
 
-def _patch(colour: str) -> Any:
-    from matplotlib.patches import Patch
-
-    return Patch(color=colour)
-
-
 def _shorten(name: str, longest: int = _LONGEST_NAME) -> str:
     return name if len(name) <= longest else name[: longest - 1] + "…"
-
-
-def evaluation_figures(
-    fairness: Mapping[str, Any], performance: Mapping[str, Any], attributes: Sequence[str]
-) -> dict[str, Figure]:
-    """Returns every figure of an evaluation by its name.
-
-    With many labels, the rates shown are those of the label with the largest gap.
-    """
-    figures = {}
-    for attribute in attributes:
-        comparison = fairness["attributes"][attribute]
-        worst = comparison["gaps"]["demographic_parity_difference"]
-        label = worst.get("label") or fairness["positive_labels"][-1]
-        figures[f"rates by {attribute}"] = plot_group_rates(attribute, comparison, label)
-    figures["confusion matrix"] = plot_confusion(performance)
-    figures["reliability diagram"] = plot_reliability(performance)
-    return figures
