@@ -90,44 +90,44 @@ def _lay_out(backbone: Any, settings: BertSettings, num_classes: int) -> keras.M
         name: keras.Input((settings.sequence_length,), dtype="int32", name=name)
         for name in ("token_ids", "padding_mask", "segment_ids")
     }
-    embeddings_train = settings.trainable == "all"
-
-    def embedding_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
-        return _copy(layer, trainable=embeddings_train)
-
-    tokens = embedding_layer(backbone.token_embedding)
-    positions = embedding_layer(backbone.position_embedding)
-    segments = embedding_layer(backbone.segment_embedding)
-    normalization = embedding_layer(backbone.embeddings_layer_norm)
+    first_trainable = _first_trainable_block(settings, backbone.num_layers)
+    tokens = _copy(backbone.token_embedding)
+    positions = _copy(backbone.position_embedding)
+    segments = _copy(backbone.segment_embedding)
+    normalization = _copy(backbone.embeddings_layer_norm)
     words = tokens(inputs["token_ids"])  # (batch, time, hidden)
     x = keras.layers.Add(name="embeddings_add")(
         [words, positions(words), segments(inputs["segment_ids"])]
     )
     x = normalization(x)
-    layers = {layer.name: layer for layer in (tokens, positions, segments, normalization)}
+    frozen = [] if settings.trainable == "all" else [tokens, positions, segments, normalization]
+    copies = [tokens, positions, segments, normalization]
 
-    first_trainable = _first_trainable_block(settings, backbone.num_layers)
-    for index, block in enumerate(backbone.transformer_layers):
+    for index, original in enumerate(backbone.transformer_layers):
         trains = index >= first_trainable
-        rate = settings.dropout if trains else 0.0
-        copy = _copy(block, trainable=trains, dropout=rate)
-        x = copy(x, padding_mask=inputs["padding_mask"])
-        layers[copy.name] = copy
+        block = _copy(original, dropout=settings.dropout if trains else 0.0)
+        x = block(x, padding_mask=inputs["padding_mask"])
+        copies.append(block)
+        if not trains:
+            frozen.append(block)
 
     x = _pool(x, inputs["padding_mask"], settings.pooling)  # (batch, hidden)
     if settings.pooling == "pooler":
-        pooler = _copy(backbone.pooled_dense, trainable=True)
+        pooler = _copy(backbone.pooled_dense)
         x = pooler(x)
-        layers[pooler.name] = pooler
+        copies.append(pooler)
     model = keras.Model(inputs, _head(x, settings, num_classes), name="bert_classifier")
-    for name, layer in layers.items():
-        layer.set_weights(backbone.get_layer(name).get_weights())
+    for copy in copies:
+        copy.set_weights(backbone.get_layer(copy.name).get_weights())
+    for layer in frozen:
+        # Only now: a layer frozen before it is built does not freeze the layers inside it.
+        layer.trainable = False
     return model
 
 
-def _copy(layer: Any, *, trainable: bool, **changes: Any) -> Any:
+def _copy(layer: Any, **changes: Any) -> Any:
     """Returns a new, unbuilt layer of the same configuration but for `changes`."""
-    return type(layer).from_config({**layer.get_config(), **changes, "trainable": trainable})
+    return type(layer).from_config({**layer.get_config(), **changes})
 
 
 def _first_trainable_block(settings: BertSettings, blocks: int) -> int:

@@ -126,7 +126,7 @@ def _read_keras3(file: h5py.File) -> Tensors:
 
 def _read_legacy(file: h5py.File) -> Tensors:
     """Reads groups named for their layers, whose attribute `weight_names` gives the order."""
-    root = file["model_weights"] if "model_weights" in file else file
+    root = file.get("model_weights", file)
     tensors = {}
     for name in root.attrs["layer_names"]:
         group = root[_text(name)]
