@@ -1,0 +1,91 @@
+"""From examples drawn for a step to index batches of fixed shape, and to each replica's share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from training.randomness import Randomness
+
+PADDING = -1
+
+
+class Sampler(Protocol):
+    """Draws the examples of any step, the same whenever it is asked."""
+
+    def draw(self, step: int) -> np.ndarray:
+        """The examples of step `step`, int64 (drawn,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class ShuffledSampler:
+    """Each epoch a fresh permutation, cut into batches. For training without privacy.
+
+    Attributes:
+        num_examples: Size of the training set.
+        batch_size: Examples per step; the last step of an epoch may have fewer.
+        randomness: Where the permutations come from.
+    """
+
+    num_examples: int
+    batch_size: int
+    randomness: Randomness
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.num_examples // self.batch_size)
+
+    def draw(self, step: int) -> np.ndarray:
+        """The examples of step `step`, int64 (drawn,)."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        generator = self.randomness.generator("shuffling", epoch)
+        order = generator.permutation(self.num_examples)
+        return order[within * self.batch_size : (within + 1) * self.batch_size]
+
+
+def physical_batches(drawn: np.ndarray, size: int) -> list[np.ndarray]:
+    """Cuts a drawn batch into arrays of exactly `size`, the last padded with -1.
+
+    An empty draw gives one array of padding: the step still happens (noise is still released).
+    """
+    count = max(1, -(-len(drawn) // size))
+    padded = np.full(count * size, PADDING, np.int64)
+    padded[: len(drawn)] = drawn
+    return list(padded.reshape(count, size))
+
+
+@dataclass(frozen=True)
+class Batching:
+    """Cuts a sampler's draws into physical batches and those into replicas' shares.
+
+    Attributes:
+        sampler: Draws each step's examples.
+        size: Examples of a physical batch, over all replicas; a multiple of `replicas`.
+        replicas: Replicas in all.
+    """
+
+    sampler: Sampler
+    size: int
+    replicas: int = 1
+
+    @property
+    def replica_size(self) -> int:
+        return self.size // self.replicas
+
+    def count(self, step: int) -> int:
+        """Physical batches of `step`."""
+        return len(physical_batches(self.sampler.draw(step), self.size))
+
+    def shares(self, first: int, last: int, mine: range) -> Iterator[np.ndarray]:
+        """Index batches int64 (replica_size,) of steps `first` to `last`, for replicas `mine`.
+
+        Rows are dealt out in turn, so that a nearly empty batch is spread over all replicas.
+        """
+        for step in range(first, last):
+            for batch in physical_batches(self.sampler.draw(step), self.size):
+                for replica in mine:
+                    yield batch[replica :: self.replicas]

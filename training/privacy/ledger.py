@@ -1,0 +1,102 @@
+"""The ledger: every noisy release, on disk before it is used. It never under-counts.
+
+A line is written and flushed to the disk *before* the noisy gradient reaches the weights, so a
+crash in between leaves budget spent rather than lost. A step that is run again after a crash is
+the same release only if its randomness is the same (a seeded run); otherwise it is counted again.
+
+File format: JSON lines. The first is a header (format version, plan and its fingerprint); each
+further line is one release: `{"release": step, "randomness": fingerprint}`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from configs.schema import UserError
+from training.files import write_atomically
+from training.privacy.plan import PrivacyPlan
+
+_VERSION = 1
+
+
+class Ledger:
+    """An append-only record of releases under one plan.
+
+    Args:
+        path: The ledger file; created with its header if absent.
+        plan: The plan every release falls under.
+
+    Raises:
+        UserError: If the file is damaged or was written under another plan.
+    """
+
+    def __init__(self, path: Path, plan: PrivacyPlan):
+        self._path = path
+        self._plan = plan
+        self._releases: set[tuple[int, str]] = set()
+        if path.exists():
+            self._read()
+        else:
+            self._append(
+                {"ledger": _VERSION, "plan": asdict(plan), "fingerprint": plan.fingerprint}
+            )
+
+    @property
+    def releases(self) -> int:
+        """Distinct releases recorded."""
+        return len(self._releases)
+
+    @property
+    def epsilon(self) -> float:
+        """Epsilon spent by everything recorded, at the plan's delta."""
+        return self._plan.epsilon(self.releases)
+
+    def record(self, step: int, randomness: str) -> None:
+        """Records the release of `step`, durably, unless it is already there.
+
+        Args:
+            step: The optimizer step about to be taken.
+            randomness: `Randomness.fingerprint`: equal fingerprints at equal steps mean equal
+                noise and equal batches, so the same release.
+        """
+        if (step, randomness) in self._releases:
+            return
+        self._append({"release": step, "randomness": randomness})
+        self._releases.add((step, randomness))
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _read(self) -> None:
+        text = self._path.read_text(encoding="utf-8")
+        lines = text.split("\n")
+        complete, rest = lines[:-1], lines[-1]
+        try:
+            header, *entries = [json.loads(line) for line in complete]
+            fingerprint = header["fingerprint"]
+            releases = {(entry["release"], entry["randomness"]) for entry in entries}
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{self._path}: the privacy ledger is damaged ({error}), so what was spent is "
+                "unknown. Start a new run directory; this run's budget counts as spent."
+            ) from error
+        if fingerprint != self._plan.fingerprint:
+            raise UserError(
+                f"{self._path}: the ledger was written under another privacy plan (clipping, "
+                "noise, batch size, delta or number of examples differ). Use the recipe it was "
+                "written with, or a new run directory."
+            )
+        self._releases = releases
+        if rest:
+            # A line cut off by a crash was never acted on, as far as this file can tell; since
+            # the same bytes could be what damage left of a release, it is counted all the same.
+            cut = {"release": len(entries), "randomness": f"cut off: {rest}"}
+            write_atomically(self._path, "\n".join([*complete, json.dumps(cut), ""]))
+            self._releases.add((cut["release"], cut["randomness"]))

@@ -1,0 +1,243 @@
+"""The inner step: one logical batch in, one optimizer update out; plain or private.
+
+A logical batch may be many physical ones. Each adds its gradient sum (`add`); the last also
+releases the total and applies it (`finish`). Written for replicas: sums are all-reduced once per
+logical batch, and every replica then does the same arithmetic on the same numbers.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from training.privacy.clipping import PerExampleLoss, clipped_gradient_sum
+from training.privacy.plan import PrivacyPlan
+from training.privacy.taps import find_sites
+
+
+@dataclass(frozen=True)
+class StepTotals:
+    """Sums over the real examples of a physical batch (training examples: not private).
+
+    Attributes:
+        loss: Sum of losses.
+        correct: Examples whose most likely label is the true one.
+        examples: Real examples.
+        non_finite: Examples left out because their gradient was not finite.
+    """
+
+    loss: float
+    correct: float
+    examples: float
+    non_finite: float
+
+
+class TrainingStep(ABC):
+    """What plain and private steps share: accumulation, reduction, penalties, update.
+
+    Args:
+        model: The model to train, built under `strategy`.
+        loss: Per-example loss.
+        optimizer: Built on `model.trainable_variables` here.
+        strategy: Where the step runs.
+        accumulates: Whether a logical batch can need more than one physical batch.
+        l2: L2 penalty on weight matrices; looks at no example.
+        jit_compile: Compile with XLA.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        loss: PerExampleLoss,
+        optimizer: keras.optimizers.Optimizer,
+        strategy: tf.distribute.Strategy,
+        *,
+        accumulates: bool,
+        l2: float = 0.0,
+        jit_compile: bool = False,
+    ):
+        self._model, self._loss, self._optimizer = model, loss, optimizer
+        self._strategy, self._l2 = strategy, l2
+        self._variables = model.trainable_variables
+        with strategy.scope():
+            optimizer.build(self._variables)
+            self._accumulated = (
+                [self._local_total(tuple(v.shape)) for v in self._variables] if accumulates else []
+            )
+            self._accumulated_examples = self._local_total(())
+
+        def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+            # Without autograph, errors reach the user as they were raised.
+            return tf.function(
+                lambda *arguments: self._totals(strategy.run(function, arguments)),
+                autograph=False,
+                jit_compile=jit_compile,
+            )
+
+        self._add = compiled(self._replica_add)
+        self._finish_alone = compiled(self._replica_finish)
+        self._finish_accumulated = compiled(
+            lambda *arguments: self._replica_finish(*arguments, accumulated=True)
+        )
+
+    @staticmethod
+    def _local_total(shape: tuple[int, ...]) -> tf.Variable:
+        return tf.Variable(
+            tf.zeros(shape),
+            trainable=False,
+            synchronization=tf.VariableSynchronization.ON_READ,
+            aggregation=tf.VariableAggregation.SUM,
+        )
+
+    @abstractmethod
+    def _gradient_sum(self, batch: dict[str, Any]) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
+        """Gradients summed over this replica's examples, and what to report."""
+
+    @abstractmethod
+    def _release(
+        self, sums: list[tf.Tensor], examples: tf.Tensor, seeds: tf.Tensor
+    ) -> list[tf.Tensor]:
+        """From the sums over the whole logical batch to the gradient that is applied."""
+
+    def add(self, batch: Any) -> StepTotals:
+        """Adds a physical batch to the logical one."""
+        return _read(self._add(batch))
+
+    def finish(self, batch: Any, seeds: np.ndarray, *, accumulated: bool) -> StepTotals:
+        """Adds the last physical batch and updates the weights.
+
+        Args:
+            batch: The physical batch, one per replica.
+            seeds: int64 (trainable variables, 2), never used before.
+            accumulated: Whether `add` was called for this logical batch.
+        """
+        run = self._finish_accumulated if accumulated else self._finish_alone
+        return _read(run(batch, tf.constant(seeds)))
+
+    def _totals(self, per_replica: dict[str, Any]) -> dict[str, tf.Tensor]:
+        return {
+            key: self._strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
+            for key, value in per_replica.items()
+        }
+
+    def _replica_add(self, batch: dict[str, Any]) -> dict[str, tf.Tensor]:
+        sums, report = self._gradient_sum(batch)
+        for total, value in zip(self._accumulated, sums, strict=True):
+            total.assign_add(value)
+        self._accumulated_examples.assign_add(report["examples"])
+        return report
+
+    def _replica_finish(
+        self, batch: dict[str, Any], seeds: tf.Tensor, accumulated: bool = False
+    ) -> dict[str, tf.Tensor]:
+        sums, report = self._gradient_sum(batch)
+        examples = report["examples"]
+        if accumulated:
+            sums = [s + total for s, total in zip(sums, self._accumulated, strict=True)]
+            examples = examples + self._accumulated_examples
+        if self._strategy.num_replicas_in_sync > 1:
+            context = tf.distribute.get_replica_context()
+            sums, examples = context.all_reduce(tf.distribute.ReduceOp.SUM, (sums, examples))
+        gradients = self._release(sums, examples, seeds)
+        penalties = self._penalty_gradients()
+        if penalties is not None:
+            gradients = [g + p for g, p in zip(gradients, penalties, strict=True)]
+        self._optimizer.apply(gradients, self._variables)
+        if accumulated:
+            for total in (*self._accumulated, self._accumulated_examples):
+                total.assign(tf.zeros_like(total))
+        return report
+
+    def _penalty_gradients(self) -> list[tf.Tensor] | None:
+        """Gradients of the penalties on weights, which see no example: added after any noise."""
+        values = [tf.convert_to_tensor(v.value) for v in self._variables]
+        regularizers = [v.regularizer for v in self._variables]
+        if not self._l2 and not any(regularizers):
+            return None
+        with tf.GradientTape() as tape:
+            tape.watch(values)
+            terms = [
+                self._l2 * tf.reduce_sum(tf.square(value))
+                for variable, value in zip(self._variables, values, strict=True)
+                if self._l2 and len(variable.shape) >= 2
+            ]
+            terms += [r(v) for r, v in zip(regularizers, values, strict=True) if r is not None]
+            penalty = tf.add_n([tf.cast(term, tf.float32) for term in terms])
+        found = tape.gradient(penalty, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in found]
+
+
+def _read(totals: dict[str, tf.Tensor]) -> StepTotals:
+    return StepTotals(**{key: float(value) for key, value in totals.items()})
+
+
+def _report(
+    labels: tf.Tensor, logits: tf.Tensor, losses: tf.Tensor, mask: tf.Tensor, non_finite: tf.Tensor
+) -> dict[str, tf.Tensor]:
+    right = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.cast(labels, tf.int32))
+    return {
+        "loss": tf.reduce_sum(losses),
+        "correct": tf.reduce_sum(tf.cast(right & mask, tf.float32)),
+        "examples": tf.reduce_sum(tf.cast(mask, tf.float32)),
+        "non_finite": tf.cast(non_finite, tf.float32),
+    }
+
+
+class PlainStep(TrainingStep):
+    """Ordinary training: the mean gradient over the logical batch."""
+
+    def _gradient_sum(self, batch: dict[str, Any]) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
+        values = [v.value for v in self._variables]
+        mask = batch["mask"]
+        with tf.GradientTape() as tape:
+            logits = tf.cast(self._model(batch["inputs"], training=True), tf.float32)
+            losses = tf.where(mask, self._loss(batch["labels"], logits), 0.0)
+            total = tf.reduce_sum(losses)
+        found = tape.gradient(total, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        sums = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in found]
+        return sums, _report(batch["labels"], logits, losses, mask, tf.zeros([]))
+
+    def _release(
+        self, sums: list[tf.Tensor], examples: tf.Tensor, seeds: tf.Tensor
+    ) -> list[tf.Tensor]:
+        return [total / tf.maximum(examples, 1.0) for total in sums]
+
+
+class PrivateStep(TrainingStep):
+    """DP-SGD: clipped sum, plus noise, divided by the *expected* batch size.
+
+    Guarantees:
+        Nothing computed from the batch reaches the weights but the noisy sum; the divisor is the
+        plan's public constant.
+
+    Args:
+        plan: Sets clipping norm, noise and divisor.
+        further: As `TrainingStep`.
+    """
+
+    def __init__(self, *arguments: Any, plan: PrivacyPlan, **further: Any):
+        self._plan, self._query = plan, plan.query()
+        self._sites = find_sites(arguments[0])
+        super().__init__(*arguments, **further)
+
+    def _gradient_sum(self, batch: dict[str, Any]) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
+        clipped = clipped_gradient_sum(
+            self._model, self._loss, batch, self._plan.clipping_norm, self._sites
+        )
+        report = _report(
+            batch["labels"], clipped.logits, clipped.losses, batch["mask"], clipped.non_finite
+        )
+        return clipped.gradients, report
+
+    def _release(
+        self, sums: list[tf.Tensor], examples: tf.Tensor, seeds: tf.Tensor
+    ) -> list[tf.Tensor]:
+        state = self._query.seeded_global_state(seeds)
+        noised, _, _ = self._query.get_noised_result(sums, state)
+        return [total / self._plan.batch_size for total in noised]

@@ -1,0 +1,66 @@
+"""How training is spread over devices: `tf.distribute`, resolved from the recipe's word.
+
+Proven on one CPU and on logical CPUs; multi-worker and TPU resolve through TensorFlow's own
+resolvers, and have not been run on such hardware.
+"""
+
+from __future__ import annotations
+
+import os
+
+import tensorflow as tf
+
+from configs.schema import SettingError
+
+
+def resolve_strategy(name: str) -> tf.distribute.Strategy:
+    """Resolves `auto | one_device | mirrored | multi_worker | tpu`.
+
+    `auto` takes a TPU if TensorFlow is told of one (TPU_NAME), several workers if TF_CONFIG is
+    set, all GPUs if there are several, one device otherwise.
+
+    Raises:
+        SettingError: If the devices asked for are not there.
+    """
+    if name == "auto":
+        name = _automatic()
+    return _BUILDERS[name]()
+
+
+def _automatic() -> str:
+    if os.environ.get("TPU_NAME"):
+        return "tpu"
+    if os.environ.get("TF_CONFIG"):
+        return "multi_worker"
+    return "mirrored" if len(tf.config.list_logical_devices("GPU")) > 1 else "one_device"
+
+
+def _mirrored() -> tf.distribute.Strategy:
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    return tf.distribute.MirroredStrategy([device.name for device in devices])
+
+
+def _multi_worker() -> tf.distribute.Strategy:
+    if not os.environ.get("TF_CONFIG"):
+        raise SettingError(
+            "training.strategy", "multi_worker", "the environment variable TF_CONFIG to be set"
+        )
+    return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def _tpu() -> tf.distribute.Strategy:
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver()
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (ValueError, tf.errors.OpError) as error:
+        raise SettingError("training.strategy", "tpu", f"a reachable TPU ({error})") from error
+    return tf.distribute.TPUStrategy(resolver)
+
+
+_BUILDERS = {
+    "one_device": tf.distribute.get_strategy,
+    "mirrored": _mirrored,
+    "multi_worker": _multi_worker,
+    "tpu": _tpu,
+}
