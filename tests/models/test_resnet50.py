@@ -114,7 +114,9 @@ def test_frozen_batch_keeps_examples_apart_where_batch_mixes_them(weights_file, 
     changed[1] = -changed[1]
     for normalization, apart in (("frozen_batch", True), ("group", True), ("batch", False)):
         model = build(weights=str(weights_file), normalization=normalization).model
-        first, second = (model({"image": batch}, training=True)[0].numpy() for batch in (pixels, changed))
+        first, second = (
+            model({"image": batch}, training=True)[0].numpy() for batch in (pixels, changed)
+        )
         assert np.allclose(first, second, atol=1e-4) == apart, normalization
 
 
