@@ -22,6 +22,8 @@ Preprocess = Callable[[tf.Tensor], Mapping[str, tf.Tensor]]
 
 PADDING = -1
 _CHUNK_EXAMPLES = 512
+# What tf.numpy_function calls is no graph code: AutoGraph would rewrite it, and slow it down.
+_plain_python = tf.autograph.experimental.do_not_convert
 # Preprocessed text and vectors are no larger than the examples themselves; decoded images are.
 _KEPT_IN_MEMORY = {"text": True, "features": True, "image": False}
 
@@ -157,9 +159,11 @@ def _take_in_graph(arrays: dict[str, Any], ids: tf.Tensor, examples: int) -> dic
     """Indexes a nest of arrays (n, ...) held by Python, so that no graph copies them."""
     flat = tf.nest.flatten(arrays)
 
+    @_plain_python
     def take(ids: np.ndarray) -> list[np.ndarray]:
         if ids.size and (ids.min() < PADDING or ids.max() >= examples):
-            raise IndexError(
+            # Of all Python errors tf.numpy_function passes on ValueError most faithfully.
+            raise ValueError(
                 f"Indices must be in [-1, {examples}). Received: {ids.min()} .. {ids.max()}"
             )
         rows = np.maximum(ids, 0)
@@ -176,8 +180,12 @@ def _reader(split: Split) -> Callable[[tf.Tensor], tf.Tensor]:
     form = split.read(np.zeros(min(1, len(split)), np.int64)).raw
     dtype = tf.string if form.dtype == object else tf.as_dtype(form.dtype)
 
+    @_plain_python
+    def raw_of(ids: np.ndarray) -> np.ndarray:
+        return split.read(ids).raw
+
     def read(ids: tf.Tensor) -> tf.Tensor:
-        raw = tf.numpy_function(lambda ids: split.read(ids).raw, [ids], dtype)
+        raw = tf.numpy_function(raw_of, [ids], dtype)
         raw.set_shape([ids.shape[0], *form.shape[1:]])
         return raw
 
