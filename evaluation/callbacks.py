@@ -45,7 +45,8 @@ class FairnessCallback(keras.callbacks.Callback):
 
     Args:
         predict: Returns the model's current `Predictions` for the whole validation split.
-        log_dir: TensorBoard log directory of the run.
+        log_dir: TensorBoard log directory of the run; a second FairnessCallback (for another
+            split) takes another one.
         settings: What is measured, and of whom.
         recipe_text: The recipe (YAML), shown in TensorBoard's text page.
         hparams: Name -> number, truth value or text, for TensorBoard's hparams page.
@@ -179,7 +180,7 @@ class PrivacyCallback(keras.callbacks.Callback):
             logs["epsilon"] = epsilon
         description = f"Privacy spent on the training examples: (ε, δ) with δ = {delta:.3g}"
         with self._writer.as_default(step=epoch + 1):
-            tf.summary.scalar("1 overview/3 epsilon", epsilon, description=description)
+            tf.summary.scalar("1 overview/4 epsilon", epsilon, description=description)
             tf.summary.scalar("4 privacy/delta", delta, description=description)
         self._writer.flush()
 
@@ -196,7 +197,7 @@ def _write_figures(evaluation: Evaluation) -> None:
         "2 accuracy/reliability": plot_reliability(performance),
     }
     if fairness["attributes"]:
-        figures["1 overview/4 who gets what"] = plot_overview(fairness)
+        figures["1 overview/2 who gets what"] = plot_overview(fairness)
     for attribute, comparison in fairness["attributes"].items():
         figures[f"3 fairness/1 rates by {attribute}"] = plot_group_rates(
             attribute, comparison, worst_label(fairness, attribute)
@@ -209,7 +210,7 @@ def _write_figures(evaluation: Evaluation) -> None:
 def _write_training_scalars(logs: Mapping[str, Any]) -> None:
     """What Keras's own loop says of the epoch; all but public settings come from training data."""
     for name, value in logs.items():
-        if name in ("epsilon", "delta") or name.startswith("val_"):
+        if name in ("epsilon", "delta") or name.startswith(("val_", "test_")):
             continue
         if name == "learning_rate":
             tf.summary.scalar("5 training/learning rate", float(value))

@@ -11,8 +11,6 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from fairlearn.metrics import MetricFrame
-from sklearn.metrics import accuracy_score
 
 from configs.schema.errors import require
 from configs.schema.evaluation import EvaluationSettings
@@ -139,12 +137,7 @@ def _compare(
     predicted = predictions.predicted()
     arguments = (predictions.labels, predicted, groups, len(names), positives)
     counts = count_groups(*arguments)
-    accuracy = MetricFrame(
-        metrics=accuracy_score,
-        y_true=predictions.labels,
-        y_pred=predicted,
-        sensitive_features=groups,
-    ).by_group.to_dict()
+    accuracy = counts.accuracy()
     large = np.flatnonzero(counts.examples >= settings.minimum_group_size)
     resampled = None
     if settings.bootstrap_resamples and len(large) >= 2:
@@ -157,7 +150,7 @@ def _compare(
             name: {
                 "count": int(counts.examples[index]),
                 "too_small": bool(counts.examples[index] < settings.minimum_group_size),
-                "accuracy": _number(accuracy.get(index, np.nan)),
+                "accuracy": _number(accuracy[index]),
                 "rates": _rates_of(counts, index, label_names),
             }
             for index, name in enumerate(names)

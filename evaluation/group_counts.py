@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from fairlearn.metrics import MetricFrame
 from scipy import sparse
 
@@ -25,12 +26,14 @@ class GroupCounts:
         selected: (..., groups, labels), of these, given the label.
         positives: (..., groups, labels), of these, truly of the label.
         hits: (..., groups, labels), both.
+        right: (groups,), given their true label, whichever it is; None for resamples.
     """
 
     examples: np.ndarray
     selected: np.ndarray
     positives: np.ndarray
     hits: np.ndarray
+    right: np.ndarray | None = None
 
     def of_groups(self, keep: np.ndarray) -> GroupCounts:
         """Returns the counts of the groups at indices `keep`."""
@@ -39,6 +42,7 @@ class GroupCounts:
             self.selected[..., keep, :],
             self.positives[..., keep, :],
             self.hits[..., keep, :],
+            None if self.right is None else self.right[keep],
         )
 
     def rates(self) -> dict[str, np.ndarray]:
@@ -50,6 +54,11 @@ class GroupCounts:
             "false_positive_rate": _divide(self.selected - self.hits, examples - self.positives),
         }
 
+    def accuracy(self) -> np.ndarray:
+        """Returns the share of each group given its true label, float64 (groups,)."""
+        assert self.right is not None, "resamples do not count right answers"
+        return _divide(self.right, self.examples)
+
     def gaps(self) -> dict[str, np.ndarray]:
         """Returns each gap's float64 (..., labels), as fairlearn defines it.
 
@@ -59,8 +68,8 @@ class GroupCounts:
         differences, ratios = {}, {}
         for name, rate in self.rates().items():
             undefined = np.isnan(rate)
-            highest = np.where(undefined, -np.inf, rate).max(axis=-2)
-            lowest = np.where(undefined, np.inf, rate).min(axis=-2)
+            highest = np.where(undefined, -np.inf, rate).max(axis=-2, initial=-np.inf)
+            lowest = np.where(undefined, np.inf, rate).min(axis=-2, initial=np.inf)
             comparable = (~undefined).sum(axis=-2) >= 2
             highest, lowest = (np.where(comparable, x, np.nan) for x in (highest, lowest))
             differences[name] = highest - lowest
@@ -110,7 +119,10 @@ def count_groups(
         return np.stack([np.bincount(x, minlength=width) for x in (answer, truth, hits)])
 
     frame = MetricFrame(
-        metrics=tally, y_true=labels, y_pred=predicted, sensitive_features=groups
+        metrics=tally,
+        y_true=labels,
+        y_pred=predicted,
+        sensitive_features=pd.Series(groups, name="group"),  # an array of one would be squeezed
     ).by_group
     tallies = np.zeros((group_count, 3, width), np.int64)
     for group, counts in frame.items():
@@ -121,6 +133,7 @@ def count_groups(
         selected=selected,
         positives=positives,
         hits=hits,
+        right=tallies[:, 2].sum(axis=-1),
     )
 
 

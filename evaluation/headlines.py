@@ -74,7 +74,9 @@ def _fairness(evaluation: Evaluation) -> Iterator[Headline]:
         defined = [value for value in values if value is not None]
         if compared:
             meaning = f"The largest over attributes and intersections. {_MEANINGS[gap]}"
-            yield Headline(worst_tag, max(defined) if defined else None, meaning, log=gap)
+            crossed = any(len(c["of"]) > 1 for c in compared.values())
+            tag = f"{worst_tag} (with intersections)" if crossed else worst_tag
+            yield Headline(tag, max(defined) if defined else None, meaning, log=gap)
     for order, (gap, meaning) in enumerate(_MEANINGS.items(), start=2):
         for attribute, comparison in compared.items():
             # Ratios and intersections would make the progress bar too long to read.
@@ -88,8 +90,8 @@ def _fairness(evaluation: Evaluation) -> Iterator[Headline]:
 
 
 _WORST_TAGS = {
-    "demographic_parity_difference": "1 overview/2 largest selection gap",
-    "equalized_odds_difference": "3 fairness/3 equalized odds difference, largest",
+    "demographic_parity_difference": "1 overview/3 largest selection gap",
+    "equalized_odds_difference": "3 fairness/3 equalized odds difference largest",
 }
 _MEANINGS = {
     "demographic_parity_difference": "Largest minus smallest share of a group given the label; "

@@ -27,7 +27,7 @@ _ROWS_BEFORE_GROWING = 8
 _INCHES_PER_ROW = 0.27
 _DOTS_PER_INCH = 160
 _MOST_LABELS_WITH_NUMBERS = 10
-_LONGEST_NAME = 24
+_LONGEST_NAME = 28
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,13 @@ def plot_overview(fairness: Mapping[str, Any]) -> Figure:
         "selection_rate": (f"given “{shown}”", _BLUE),
         "accuracy": ("answered rightly (accuracy)", _PURPLE),
     }
-    return _plot_rows("Who gets what", rows, panels)
+    gaps = [
+        f"{comparison['gaps']['demographic_parity_difference']['value']:.3f} by {attribute}"
+        for attribute, comparison in alone.items()
+        if comparison["gaps"]["demographic_parity_difference"]["value"] is not None
+    ]
+    title = f"Selection gap {', '.join(gaps)}" if gaps else "No groups large enough to compare"
+    return _plot_rows(title, rows, panels)
 
 
 def plot_group_rates(attribute: str, comparison: Mapping[str, Any], label: str) -> Figure:
@@ -87,7 +93,7 @@ def _rows(comparison: Mapping[str, Any], label: str) -> list[_Row]:
     present = {name: group for name, group in comparison["groups"].items() if group["count"]}
     return [
         _Row(
-            name=f"{_shorten(name)}  ({group['count']:,})",
+            name=f"{_shorten(name)}  ({group['count']:,}{', few' if group['too_small'] else ''})",
             values={**group["rates"][label], "accuracy": group["accuracy"]},
             reasons=group["rates"][label]["reasons"],
             pale=group["too_small"],
