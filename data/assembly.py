@@ -221,11 +221,13 @@ def _with_missing_splits(
 
 
 def _limited(parts: Mapping[str, _Encoded], settings: DataSettings) -> dict[str, _Encoded]:
-    if settings.limit is None or settings.limit >= len(parts["train"]):
+    limit, train = settings.limit, len(parts["train"])
+    if limit is None or limit >= train:
         return dict(parts)
-    share = settings.limit / len(parts["train"])
+    # In whole numbers, rounded up: exactly `limit` for train, and no split becomes empty.
+    counts = {name: -(-limit * len(part) // train) for name, part in parts.items()}
     return {
-        name: part.select(choose(len(part), round(share * len(part)), settings.split_seed))
+        name: part.select(choose(len(part), counts[name], settings.split_seed))
         for name, part in parts.items()
     }
 

@@ -73,7 +73,7 @@ def test_fractions_that_leave_no_training_example_are_refused(people):
 def test_a_limit_keeps_a_share_of_every_split_and_always_the_same(people):
     whole = data.load(_settings(people))
     small, again = (data.load(_settings(people, limit=20)) for _ in range(2))
-    assert [len(small.split(name)) for name in SPLITS] == [20, 2, 2]
+    assert [len(small.split(name)) for name in SPLITS] == [20, 3, 3]
     for name in SPLITS:
         assert _texts(small.split(name)) == _texts(again.split(name))
         assert set(_texts(small.split(name))) <= set(_texts(whole.split(name)))
