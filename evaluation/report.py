@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console, Group
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from evaluation.measurements import Evaluation
 
 _WIDEST = 100
+_RULE_UNDER_HEAD = box.SIMPLE_HEAD
+_INTERVAL_COLUMNS = len("0.000 (0.000, 0.000)")
 
 
 def print_report(
@@ -42,7 +44,10 @@ def print_report(
     if evaluation.fairness["attributes"]:
         parts += [_gaps(evaluation), *_remarks(evaluation)]
     parts.append(_places(paths))
-    console.print(Group(*parts), width=width)
+    for part in parts:
+        if isinstance(part, Table):
+            console.print()
+        console.print(part, width=width)
 
 
 def _headline(
@@ -95,9 +100,13 @@ def _privacy_rows(privacy: Mapping[str, Any] | None) -> list[tuple[str, str, str
 
 def _gaps(evaluation: Evaluation) -> Table:
     confidence = evaluation.fairness["confidence"]
-    table = _new_table(f"Gaps between groups, with {confidence:.0%} intervals (0 is parity)")
-    for column in ("attribute", "demographic parity", "equalized odds", "lowest and highest rate"):
-        table.add_column(column)
+    table = _new_table(
+        f"Gaps between groups, with {confidence:.0%} intervals (0 is parity)", ruled=True
+    )
+    table.add_column("attribute")
+    table.add_column("demographic parity", min_width=_INTERVAL_COLUMNS)
+    table.add_column("equalized odds", min_width=_INTERVAL_COLUMNS)
+    table.add_column("least and most often selected")
     for attribute, comparison in evaluation.fairness["attributes"].items():
         parity = comparison["gaps"]["demographic_parity_difference"]
         odds = comparison["gaps"]["equalized_odds_difference"]
@@ -109,7 +118,7 @@ def _extremes(comparison: Mapping[str, Any], gap: Mapping[str, Any]) -> str:
     if gap["value"] is None:
         return ""
     label = gap["label"]
-    return ", ".join(
+    return "\n".join(
         f"{name} {comparison['groups'][name]['rates'][label]['selection_rate']:.1%}"
         for name in gap["between"]
     )
@@ -144,12 +153,13 @@ def _places(paths: Mapping[str, Path]) -> Table:
     return table
 
 
-def _new_table(title: str) -> Table:
+def _new_table(title: str, *, ruled: bool = False) -> Table:
     return Table(
         title=Text(title, style="bold"),
         title_justify="left",
-        box=box.SIMPLE_HEAD if title.startswith("Gaps") else None,
-        show_header=title.startswith("Gaps"),
+        box=_RULE_UNDER_HEAD if ruled else None,
+        show_header=ruled,
+        show_edge=False,
         pad_edge=False,
         padding=(0, 2, 0, 0),
     )
@@ -160,7 +170,7 @@ def _interval(gap: Mapping[str, Any]) -> str:
         return f"undefined: {gap['reason']}"
     if gap["low"] is None:
         return f"{gap['value']:.3f}"
-    return f"{gap['value']:.3f} ({gap['low']:.3f} to {gap['high']:.3f})"
+    return f"{gap['value']:.3f} ({gap['low']:.3f}, {gap['high']:.3f})"
 
 
 def _show(value: float | None) -> str:

@@ -31,7 +31,7 @@ def test_the_report_shows_what_was_measured(predictions):
     assert "training 61.2" in text
     assert "runs/x/export" in text
     gap = evaluation.fairness["attributes"]["sex"]["gaps"]["demographic_parity_difference"]
-    assert f"{gap['value']:.3f} ({gap['low']:.3f} to {gap['high']:.3f})" in text
+    assert f"{gap['value']:.3f} ({gap['low']:.3f}, {gap['high']:.3f})" in text
 
 
 def test_no_line_is_wider_than_a_hundred_columns_nor_than_the_terminal(predictions):
