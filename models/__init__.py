@@ -16,5 +16,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "huggingface": ["save_huggingface"],
         "keras_file": ["load_keras", "save_keras"],
         "registry": ["build"],
+        "word_alignment": ["align_words"],
     },
 )

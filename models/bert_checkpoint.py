@@ -84,6 +84,23 @@ def open_checkpoint(weights: str, asset_dir: str | None = None) -> BertCheckpoin
     )
 
 
+def transformers_tokenizer(checkpoint: BertCheckpoint, sequence_length: int) -> Any:
+    """Returns the checkpoint's tokenizer as a `transformers.BertTokenizer`.
+
+    Args:
+        checkpoint: Whose vocabulary and rules to use.
+        sequence_length: Where it cuts when told to truncate.
+    """
+    import transformers
+
+    return transformers.BertTokenizer(
+        vocab={piece: index for index, piece in enumerate(checkpoint.vocabulary)},
+        do_lower_case=checkpoint.lowercase,
+        strip_accents=checkpoint.strip_accents,
+        model_max_length=sequence_length,
+    )
+
+
 def _locate(weights: str, asset_dir: str | None) -> tuple[Path, dict[str, str]]:
     if weights == "embedded":
         paths = [
@@ -148,13 +165,8 @@ def _check_is_plain_bert(config: dict[str, Any], weights: str) -> None:
 
 def _read_tokenizer(directory: Path, weights: str) -> tuple[tuple[str, ...], bool, bool]:
     """Returns the vocabulary, and whether case is folded and accents are removed."""
-    settings: dict[str, Any] = {}
-    for name in ("tokenizer_config.json",):
-        if (directory / name).is_file():
-            settings = json.loads((directory / name).read_text("utf-8"))
-    fast: dict[str, Any] = {}
-    if (directory / "tokenizer.json").is_file():
-        fast = json.loads((directory / "tokenizer.json").read_text("utf-8"))
+    settings = _read_json(directory / "tokenizer_config.json")
+    fast = _read_json(directory / "tokenizer.json")
     normalizer = fast.get("normalizer") or {}
     lowercase = bool(settings.get("do_lower_case", normalizer.get("lowercase", True)))
     strip_accents = settings.get("strip_accents", normalizer.get("strip_accents"))
@@ -170,6 +182,10 @@ def _read_tokenizer(directory: Path, weights: str) -> tuple[tuple[str, ...], boo
         raise SettingError(_KEY, weights, "a folder with vocab.txt or a WordPiece tokenizer.json")
     # BERT's own rule: unless told otherwise, accents go where case goes.
     return vocabulary, lowercase, lowercase if strip_accents is None else bool(strip_accents)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text("utf-8")) if file.is_file() else {}
 
 
 def _read_pooler(directory: Path, weights: str, hidden: int) -> tuple[np.ndarray, np.ndarray]:

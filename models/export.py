@@ -66,8 +66,9 @@ def export_saved_model(
 class _Served(tf.Module):
     """What a SavedModel is made of: one function, the weights it reads, and files.
 
-    The Keras model itself is not an attribute, on purpose: TensorFlow would then also store
-    what it tracks beside its weights.
+    The Keras model itself is not an attribute, and `keras.export.ExportArchive` is not used, on
+    purpose: an archive lists every weight as a Keras variable and again as the TensorFlow
+    variable inside it, and TensorFlow stores both.
     """
 
     def __init__(self, built: BuiltModel, label_names: Sequence[str], files: Sequence[Path]):

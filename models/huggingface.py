@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from models.bert import BuiltBert
+from models.bert_checkpoint import transformers_tokenizer
 from models.contracts import BuiltModel
 from models.heads import LOGITS
 
@@ -158,15 +159,8 @@ def _write_config(
 
 
 def _write_tokenizer(built: BuiltBert, folder: Path) -> None:
-    import transformers
-
-    checkpoint = built.checkpoint
-    vocabulary = folder / "vocab.txt"
-    vocabulary.write_text("".join(f"{piece}\n" for piece in checkpoint.vocabulary), "utf-8")
-    tokenizer = transformers.BertTokenizer(
-        vocab={piece: index for index, piece in enumerate(checkpoint.vocabulary)},
-        do_lower_case=checkpoint.lowercase,
-        strip_accents=checkpoint.strip_accents,
-        model_max_length=built.settings.sequence_length,
-    )
+    # `transformers` writes tokenizer.json alone; KerasHub wants vocab.txt.
+    vocabulary = "".join(f"{piece}\n" for piece in built.checkpoint.vocabulary)
+    (folder / "vocab.txt").write_text(vocabulary, "utf-8")
+    tokenizer = transformers_tokenizer(built.checkpoint, built.settings.sequence_length)
     tokenizer.save_pretrained(folder)
