@@ -6,6 +6,7 @@ Keras's own `CallbackList` drives it, so the familiar progress bar and users' ow
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -103,6 +104,9 @@ class Loop:
             callbacks.on_epoch_begin(epoch)
             last = min((epoch + 1) * length.steps_per_epoch, length.steps)
             for step in range(done, last):
+                if not self._within_budget(step):
+                    self.model.stop_training = True
+                    break
                 callbacks.on_train_batch_begin(step - epoch * length.steps_per_epoch)
                 self._take(step, batches)
                 done = step + 1
@@ -113,6 +117,17 @@ class Loop:
             self._save(done)
         callbacks.on_train_end(self._logs())
         return done
+
+    def _within_budget(self, step: int) -> bool:
+        if self.ledger is None or self.ledger.allows(step, self.randomness.fingerprint):
+            return True
+        logging.warning(
+            "The privacy budget is spent: steps that were run again after an interruption drew "
+            "fresh noise and count again. Training stops before step %d of %d.",
+            step + 1,
+            self.length.steps,
+        )
+        return False
 
     def _take(self, step: int, batches: Iterator[Any]) -> None:
         count = self.batching.count(step)

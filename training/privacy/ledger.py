@@ -55,6 +55,10 @@ class Ledger:
         """Epsilon spent by everything recorded, at the plan's delta."""
         return self._plan.epsilon(self.releases)
 
+    def allows(self, step: int, randomness: str) -> bool:
+        """Whether the release of `step` stays within the releases that the plan promised."""
+        return (step, randomness) in self._releases or self.releases < self._plan.steps
+
     def record(self, step: int, randomness: str) -> None:
         """Records the release of `step`, durably, unless it is already there.
 

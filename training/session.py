@@ -1,0 +1,226 @@
+"""From a recipe to everything a run needs: data, model, plan, step and loop, joined.
+
+Knows nothing of evaluation: what is measured while training runs enters as Keras callbacks.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import keras
+import tensorflow as tf
+
+import data
+import models
+from configs.schema import Recipe, SettingError, TrainingSettings, UserError
+from data import Dataset, PreparedSplit
+from models import BuiltModel
+from training.batching import Batching, ShuffledSampler
+from training.checkpoints import Checkpoints
+from training.feeding import feed_from
+from training.frozen_features import fits_in_memory, through_prefix
+from training.loop import Length, Loop
+from training.losses import cross_entropy
+from training.optimizers import build_optimizer
+from training.privacy.ledger import Ledger
+from training.privacy.plan import PrivacyPlan
+from training.randomness import Randomness
+from training.run_directory import RunDirectory
+from training.steps import PlainStep, PrivateStep, TrainingStep
+from training.strategy import resolve_strategy
+
+
+def run_length(settings: TrainingSettings, num_examples: int) -> Length:
+    """Steps of a run over `num_examples` training examples.
+
+    Raises:
+        SettingError: If the recipe names no length, or a batch larger than the data.
+    """
+    if settings.batch_size > num_examples:
+        raise SettingError(
+            "training.batch_size",
+            settings.batch_size,
+            f"at most the {num_examples} training examples",
+        )
+    per_epoch = math.ceil(num_examples / settings.batch_size)
+    if settings.steps is not None:
+        return Length(settings.steps, min(per_epoch, settings.steps))
+    if settings.epochs is None:
+        raise SettingError("training.epochs", None, "training.epochs or training.steps to be set")
+    return Length(max(1, round(settings.epochs * per_epoch)), per_epoch)
+
+
+def physical_size(settings: TrainingSettings, *, private: bool, examples: int, replicas: int) -> int:
+    """Examples of a physical batch over all replicas, a multiple of `replicas`."""
+    size = settings.physical_batch_size
+    if size is None:
+        size = settings.batch_size
+        if private:
+            # Two standard deviations of room: 98 % of Poisson draws fit one physical batch.
+            size = min(examples, size + 2 * math.isqrt(size) + 1)
+            size = min(examples, -(-size // 8) * 8)
+    return -(-min(size, max(examples, 1)) // replicas) * replicas
+
+
+@dataclass(frozen=True)
+class Model:
+    """A built model and the part of it that training runs.
+
+    Attributes:
+        built: The whole model with its preprocessor.
+        prefix: The frozen part that was computed ahead; None where nothing was.
+        trained: What remains: the model the step and the validation run.
+    """
+
+    built: BuiltModel
+    prefix: keras.Model | None
+    trained: keras.Model
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run, ready to go.
+
+    Attributes:
+        recipe: What decides it.
+        dataset: The three splits.
+        model: The model.
+        plan: The privacy plan; None without privacy.
+        length: Steps and epochs.
+        strategy: Devices.
+        randomness: Root of all random choices.
+        train: Training examples as the trained part takes them.
+        validation: Validation examples, likewise.
+    """
+
+    recipe: Recipe
+    dataset: Dataset
+    model: Model
+    plan: PrivacyPlan | None
+    length: Length
+    strategy: tf.distribute.Strategy
+    randomness: Randomness
+    train: PreparedSplit
+    validation: PreparedSplit
+
+    def prepare(self, split: str) -> PreparedSplit:
+        """Another split's examples as the trained part takes them."""
+        prepared = data.prepare(self.dataset.split(split), self.model.built.preprocess)
+        return prepared if self.model.prefix is None else through_prefix(prepared, self.model.prefix)
+
+    def loop(
+        self,
+        run: RunDirectory,
+        callbacks: Sequence[keras.callbacks.Callback],
+        ledger: Ledger | None,
+        verbose: int = 1,
+    ) -> Loop:
+        """The training loop of this session, saving into `run`."""
+        settings = self.recipe.training
+        replicas = self.strategy.num_replicas_in_sync
+        size = physical_size(
+            settings, private=self.plan is not None, examples=len(self.train), replicas=replicas
+        )
+        sampler = (
+            ShuffledSampler(len(self.train), settings.batch_size, self.randomness)
+            if self.plan is None
+            else self.plan.sampler(self.randomness)
+        )
+        batching = Batching(sampler, size, replicas)
+        optimizer, step = self._step(accumulates=self.plan is not None or size < settings.batch_size)
+        model = self.model.built.model
+        # The whole model carries the optimizer, because that is where Keras callbacks look.
+        model.optimizer = optimizer
+        return Loop(
+            model=model,
+            step=step,
+            length=self.length,
+            batching=batching,
+            feed=feed_from(self.train, batching, self.strategy),
+            randomness=self.randomness,
+            checkpoints=Checkpoints(run.checkpoints, model, optimizer, settings.keep_checkpoints),
+            ledger=ledger,
+            callbacks=callbacks,
+            checkpoint_every=settings.checkpoint_every,
+            verbose=verbose,
+        )
+
+    def _step(self, *, accumulates: bool) -> tuple[keras.optimizers.Optimizer, TrainingStep]:
+        settings = self.recipe.training
+        with self.strategy.scope():
+            optimizer = build_optimizer(settings.optimizer, self.length.steps)
+        loss = cross_entropy(self.dataset.info.label_names, settings.class_weights)
+        common = {
+            "accumulates": accumulates,
+            "l2": settings.l2,
+            "jit_compile": settings.jit_compile,
+        }
+        arguments = (self.model.trained, loss, optimizer, self.strategy)
+        if self.plan is None:
+            return optimizer, PlainStep(*arguments, **common)
+        return optimizer, PrivateStep(*arguments, plan=self.plan, **common)
+
+
+def build_model(recipe: Recipe, dataset: Dataset) -> BuiltModel:
+    """The recipe's model for this dataset."""
+    return models.build(
+        recipe.model,
+        num_classes=len(dataset.info.label_names),
+        modality=dataset.info.modality,
+        input_shape=dataset.info.input_shape,
+        seed=recipe.training.seed,
+    )
+
+
+def open_session(recipe: Recipe) -> Session:
+    """Loads the data, builds the model and the plan; writes nothing.
+
+    Raises:
+        UserError: For whatever in the recipe cannot be carried out.
+    """
+    settings = recipe.training
+    randomness = Randomness.from_seed(settings.seed)
+    if settings.seed is not None:
+        keras.utils.set_random_seed(settings.seed)
+        tf.config.experimental.enable_op_determinism()
+    strategy = resolve_strategy(settings.strategy)
+    keras.config.set_dtype_policy(settings.precision)
+    dataset = data.load(recipe.data)
+    if len(dataset.info.label_names) < 2:
+        raise UserError(
+            f"data: at least two labels are needed. Received: {dataset.info.label_names}"
+        )
+    length = run_length(settings, len(dataset.train))
+    plan = None
+    if recipe.privacy.enabled:
+        plan = PrivacyPlan.from_settings(
+            recipe.privacy,
+            num_examples=len(dataset.train),
+            batch_size=settings.batch_size,
+            steps=length.steps,
+        )
+    with strategy.scope():
+        built = build_model(recipe, dataset)
+    train = data.prepare(dataset.train, built.preprocess)
+    validation = data.prepare(dataset.validation, built.preprocess)
+    prefix, trained = models.split_frozen_prefix(built)
+    examples = len(train) + len(validation) + len(dataset.test)
+    if prefix is not None and fits_in_memory(prefix, examples, settings.cache_frozen_gb * 1e9):
+        logging.info("Computing the frozen layers once for %d examples.", len(train))
+        train, validation = through_prefix(train, prefix), through_prefix(validation, prefix)
+    else:
+        prefix, trained = None, built.model
+    return Session(
+        recipe=recipe,
+        dataset=dataset,
+        model=Model(built, prefix, trained),
+        plan=plan,
+        length=length,
+        strategy=strategy,
+        randomness=randomness,
+        train=train,
+        validation=validation,
+    )
