@@ -17,6 +17,7 @@ import numpy as np
 from data.columns import Column
 
 _IMAGES_PER_TASK = 32
+_TASKS_PER_WORKER = 4
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,14 @@ def undecodable(images: Column) -> Iterator[tuple[int, str]]:
         problems = ((position, _problem(images, position)) for position in positions)
         return [(position, problem) for position, problem in problems if problem]
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for problems in pool.map(check, range(0, len(images), _IMAGES_PER_TASK)):
-            yield from problems
+    workers = os.cpu_count() or 1
+    # Window by window: a consumer that stops at the first problem leaves little work queued.
+    window = workers * _TASKS_PER_WORKER * _IMAGES_PER_TASK
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(images), window):
+            stop = min(start + window, len(images))
+            for problems in pool.map(check, range(start, stop, _IMAGES_PER_TASK)):
+                yield from problems
 
 
 def _problem(images: Column, position: int) -> str:

@@ -43,7 +43,7 @@ def _decode(images):
         image.set_shape([None, None, 3])
         return tf.image.resize(tf.cast(image, tf.float32), [2, 2])
 
-    return {"image": tf.map_fn(decode, images, tf.TensorSpec([2, 2, 3]))}
+    return {"image": tf.map_fn(decode, images, fn_output_signature=tf.TensorSpec([2, 2, 3]))}
 
 
 def _text_case(count=EXAMPLES):

@@ -129,7 +129,7 @@ def test_images_pass_through_the_pipeline(directory):
             decoded.set_shape([None, None, 3])
             return tf.image.resize(tf.cast(decoded, tf.float32), [2, 2])
 
-        return {"image": tf.map_fn(one, encoded, tf.TensorSpec([2, 2, 3]))}
+        return {"image": tf.map_fn(one, encoded, fn_output_signature=tf.TensorSpec([2, 2, 3]))}
 
     prepared = data.prepare(_load(directory, image="image").train, decode)
     (batch,) = data.batches_of(
