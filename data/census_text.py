@@ -3,14 +3,20 @@
 Promises: sex, race and every word that gives sex away stay out of the text; the survey weight
 (`fnlwgt`) and the numeric copy of education stay out as well; a missing value (`?`) is worded,
 never printed; on all 48,842 records of UCI Adult the line is at most `MAX_TOKENS` WordPiece
-tokens long. Every phrase comes from the public data dictionary, none from looking at labels.
+tokens long.
+
+A sentence encoder reads sizes from words better than from digits, so every number also comes
+with a word for its size. The words' bounds are everyday ones (a 40-hour week, the 1-2-5 ladder
+for money) and every phrase follows from the public data dictionary: none was fitted to the
+training data, so describing a record costs no privacy.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 
-MAX_TOKENS = 40
+MAX_TOKENS = 36
 """Most tokens of a description under BERT's uncased vocabulary, [CLS] and [SEP] included."""
 
 MISSING = "?"
@@ -96,12 +102,33 @@ COUNTRY = {
 }
 HOME_COUNTRY = "United-States"
 
+THIRDS_OF_A_DECADE = ("early", "mid", "late")
+THIRD_BOUNDS = (4, 7)
+DECADES = (
+    "",
+    "teens",
+    "twenties",
+    "thirties",
+    "forties",
+    "fifties",
+    "sixties",
+    "seventies",
+    "eighties",
+    "nineties",
+)
+
+WORKING_WEEKS = ("short week", "part time", "full time", "overtime", "long overtime")
+WORKING_WEEK_BOUNDS = (20, 35, 41, 50)
+
+AMOUNTS = ("tiny", "small", "modest", "large", "very large", "huge")
+AMOUNT_BOUNDS = (1_000, 2_000, 5_000, 10_000, 50_000)
+
 
 def describe(record: Mapping[str, str]) -> str:
     """Returns the description of one record, such as
 
-    `age 39, bachelor degree, never married, no family, office clerk, state government, 40 hours,
-    capital gain 2174`.
+    `late thirties, bachelor degree, never married, no family, office clerk, state government,
+    full time 40 hours, modest capital gain 2174`.
 
     Args:
         record: Column name of UCI Adult -> stripped value, `?` where missing. `sex`, `race`,
@@ -109,15 +136,16 @@ def describe(record: Mapping[str, str]) -> str:
 
     Raises:
         KeyError: A column is missing, or a value is not in the data dictionary.
+        ValueError: A number is not a whole one, or an age is outside 10-99.
     """
     parts = [
-        f"age {record['age']}",
+        _age(record["age"]),
         EDUCATION[record["education"]],
         MARITAL_STATUS[record["marital-status"]],
         RELATIONSHIP[record["relationship"]],
         OCCUPATION[record["occupation"]],
         WORKCLASS[record["workclass"]],
-        f"{record['hours-per-week']} hours",
+        _working_week(record["hours-per-week"]),
         _money("capital gain", record["capital-gain"]),
         _money("capital loss", record["capital-loss"]),
         _origin(record["native-country"]),
@@ -125,8 +153,21 @@ def describe(record: Mapping[str, str]) -> str:
     return ", ".join(part for part in parts if part)
 
 
+def _age(years: str) -> str:
+    decade, year = divmod(int(years), 10)
+    if not 1 <= decade <= 9:
+        raise ValueError(f"an age between 10 and 99 was expected. Received: age={years}")
+    return f"{THIRDS_OF_A_DECADE[bisect_right(THIRD_BOUNDS, year)]} {DECADES[decade]}"
+
+
+def _working_week(hours: str) -> str:
+    return f"{WORKING_WEEKS[bisect_right(WORKING_WEEK_BOUNDS, int(hours))]} {hours} hours"
+
+
 def _money(kind: str, dollars: str) -> str:
-    return "" if dollars == "0" else f"{kind} {dollars}"
+    if dollars == "0":
+        return ""
+    return f"{AMOUNTS[bisect_right(AMOUNT_BOUNDS, int(dollars))]} {kind} {dollars}"
 
 
 def _origin(country: str) -> str:

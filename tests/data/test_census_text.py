@@ -86,7 +86,6 @@ def test_husband_and_wife_read_the_same():
 @pytest.mark.parametrize(
     "column",
     [
-        "age",
         "workclass",
         "education",
         "marital-status",
@@ -128,3 +127,30 @@ def test_descriptions_fit_the_token_budget(people):
     lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch(texts)]
     assert max(lengths) <= MAX_TOKENS
     assert sum(lengths) / len(lengths) <= 28
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "phrase"),
+    [
+        ("age", "17", "late teens"),
+        ("age", "40", "early forties"),
+        ("age", "44", "mid forties"),
+        ("age", "90", "early nineties"),
+        ("hours-per-week", "19", "short week 19 hours"),
+        ("hours-per-week", "20", "part time 20 hours"),
+        ("hours-per-week", "40", "full time 40 hours"),
+        ("hours-per-week", "41", "overtime 41 hours"),
+        ("hours-per-week", "50", "long overtime 50 hours"),
+        ("capital-gain", "999", "tiny capital gain 999"),
+        ("capital-gain", "5000", "large capital gain 5000"),
+        ("capital-gain", "99999", "huge capital gain 99999"),
+        ("capital-loss", "1902", "small capital loss 1902"),
+    ],
+)
+def test_numbers_come_with_a_word_for_their_size(column, value, phrase):
+    assert phrase in describe(CLERK | {column: value}).split(", ")
+
+
+def test_impossible_age_is_refused():
+    with pytest.raises(ValueError, match="age=123"):
+        describe(CLERK | {"age": "123"})
