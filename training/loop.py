@@ -110,7 +110,9 @@ class Loop:
                 callbacks.on_train_batch_begin(step - epoch * length.steps_per_epoch)
                 self._take(step, batches)
                 done = step + 1
-                callbacks.on_train_batch_end(done - 1 - epoch * length.steps_per_epoch, self._logs())
+                callbacks.on_train_batch_end(
+                    done - 1 - epoch * length.steps_per_epoch, self._logs()
+                )
                 if self.checkpoint_every and done % self.checkpoint_every == 0 and done < last:
                     self._save(done)
             callbacks.on_epoch_end(epoch, self._logs())

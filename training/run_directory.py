@@ -40,6 +40,10 @@ class RunDirectory:
         return self.root / "evaluation.json"
 
     @property
+    def dataset_card(self) -> Path:
+        return self.root / "dataset.json"
+
+    @property
     def privacy_statement(self) -> Path:
         return self.root / "privacy.txt"
 

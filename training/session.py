@@ -53,7 +53,9 @@ def run_length(settings: TrainingSettings, num_examples: int) -> Length:
     return Length(max(1, round(settings.epochs * per_epoch)), per_epoch)
 
 
-def physical_size(settings: TrainingSettings, *, private: bool, examples: int, replicas: int) -> int:
+def physical_size(
+    settings: TrainingSettings, *, private: bool, examples: int, replicas: int
+) -> int:
     """Examples of a physical batch over all replicas, a multiple of `replicas`."""
     size = settings.physical_batch_size
     if size is None:
@@ -109,7 +111,9 @@ class Session:
     def prepare(self, split: str) -> PreparedSplit:
         """Another split's examples as the trained part takes them."""
         prepared = data.prepare(self.dataset.split(split), self.model.built.preprocess)
-        return prepared if self.model.prefix is None else through_prefix(prepared, self.model.prefix)
+        return (
+            prepared if self.model.prefix is None else through_prefix(prepared, self.model.prefix)
+        )
 
     def loop(
         self,
@@ -130,7 +134,9 @@ class Session:
             else self.plan.sampler(self.randomness)
         )
         batching = Batching(sampler, size, replicas)
-        optimizer, step = self._step(accumulates=self.plan is not None or size < settings.batch_size)
+        optimizer, step = self._step(
+            accumulates=self.plan is not None or size < settings.batch_size
+        )
         model = self.model.built.model
         # The whole model carries the optimizer, because that is where Keras callbacks look.
         model.optimizer = optimizer

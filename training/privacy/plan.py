@@ -58,9 +58,7 @@ class PrivacyPlan:
             f"at most the {self.num_examples} training examples",
         )
         require(self.steps >= 1, "training.steps", self.steps, "a whole number >= 1")
-        require(
-            self.clipping_norm > 0, "privacy.clipping_norm", self.clipping_norm, "a number > 0"
-        )
+        require(self.clipping_norm > 0, "privacy.clipping_norm", self.clipping_norm, "a number > 0")
         require(
             self.noise_multiplier > 0,
             "privacy.noise_multiplier",

@@ -14,6 +14,7 @@ import numpy as np
 
 from training.randomness import Randomness
 
+
 @dataclass(frozen=True)
 class PoissonSampler:
     """Draws step t's examples; the same at any time for the same root.

@@ -1,0 +1,101 @@
+"""Recipe <- YAML file <- dotted command-line overrides, typed and checked; no TensorFlow here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import yaml
+
+from configs.schema import Recipe, UserError
+
+_DESCRIPTION = (
+    "A recipe is a YAML file; every setting can be overridden: --privacy.epsilon=3. Settings of "
+    "the file win over defaults, the command line over the file."
+)
+_SECTIONS = tuple(Recipe.__dataclass_fields__)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What a command was asked to do.
+
+    Attributes:
+        recipe: The resolved recipe.
+        name: The recipe file's stem; "run" without a file.
+        options: The command's own options.
+    """
+
+    recipe: Recipe
+    name: str
+    options: Any
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """The resolved recipe as YAML; reading it back gives the same recipe."""
+    return yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True)
+
+
+def new_parser(command: str, usage: str, description: str) -> jsonargparse.ArgumentParser:
+    """A parser with the options that every command has."""
+    parser = jsonargparse.ArgumentParser(
+        prog=f"sterling {command}",
+        usage=f"sterling {command} {usage}",
+        description=description,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--debug", action="store_true", help="Show tracebacks of errors.")
+    return parser
+
+
+def recipe_parser(command: str, usage: str, description: str) -> jsonargparse.ArgumentParser:
+    """A parser for a command that takes a recipe (its first argument) and overrides."""
+    parser = new_parser(command, f"{usage} [--SECTION.SETTING=VALUE ...]", description)
+    parser.epilog = _DESCRIPTION
+    parser.add_argument("--config", action="config", help="The recipe (or the first argument).")
+    parser.add_class_arguments(Recipe, nested_key=None, as_group=True)
+    return parser
+
+
+def parse(parser: jsonargparse.ArgumentParser, argv: Sequence[str]) -> Any:
+    """Parses a command line.
+
+    Raises:
+        UserError: If an option is unknown, of the wrong type or impossible.
+    """
+    try:
+        return parser.instantiate(parser.parse_args(list(argv)))
+    except jsonargparse.ArgumentError as error:
+        raise UserError(_one_line(str(error))) from error
+    except TypeError as error:  # what jsonargparse raises for a key that no class takes
+        raise UserError(_one_line(str(error))) from error
+
+
+def parse_recipe(parser: jsonargparse.ArgumentParser, argv: Sequence[str]) -> Arguments:
+    """Parses a command line that may begin with a recipe's path.
+
+    Raises:
+        UserError: If a setting is unknown, of the wrong type or impossible; the message names
+            key, value and what was expected.
+    """
+    argv = list(argv)
+    name = "run"
+    if argv and not argv[0].startswith("-"):
+        argv[0:1] = ["--config", argv[0]]
+    for option, value in zip(argv, argv[1:], strict=False):
+        if option == "--config":
+            name = Path(value).stem
+    options = parse(parser, argv)
+    recipe = Recipe(**{section: options[section] for section in _SECTIONS})
+    return Arguments(recipe, name, options)
+
+
+def _one_line(message: str) -> str:
+    message = re.sub(r"<class '(\w+)'>", r"\1", message)
+    message = message.replace('Parser key "', '"').replace("Parser key ", "")
+    return re.sub(r"\s+", " ", message).strip()

@@ -1,0 +1,44 @@
+"""The `sterling` command: finds the subcommand and hands over. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+# Subcommand -> module with a `main(argv)` and a line of help (its docstring's first line).
+COMMANDS = {
+    "train": "scripts.train",
+    "evaluate": "scripts.evaluate",
+    "export": "scripts.export",
+}
+
+
+def _help() -> str:
+    lines = ["usage: sterling COMMAND [...]", "", "commands:"]
+    for name, module in COMMANDS.items():
+        summary = (importlib.import_module(module).__doc__ or "").split("\n")[0]
+        lines.append(f"  {name:10} {summary}")
+    lines += ["", "sterling COMMAND --help lists a command's settings."]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `sterling COMMAND ...`; returns the exit code."""
+    from scripts.command import run_command
+
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if argv[0] not in COMMANDS:
+        print(
+            f"sterling: expected a command, one of {', '.join(COMMANDS)}. Received: {argv[0]!r}",
+            file=sys.stderr,
+        )
+        return 2
+    return run_command(importlib.import_module(COMMANDS[argv[0]]).main, argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""Measures a trained run again, on any split or dataset, from its newest checkpoint."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from configs.schema import SettingError, UserError
+from scripts.arguments import parse_recipe, recipe_parser
+from scripts.command import run_command
+
+
+def main(argv: Sequence[str]) -> None:
+    """Body of `sterling evaluate`."""
+    parser = recipe_parser("evaluate", "--run DIR [--split NAME] [--output FILE]", __doc__)
+    parser.add_argument("--run", type=str, default=None, help="Run directory (required).")
+    parser.add_argument("--split", type=str, default="test", help="train, validation or test.")
+    parser.add_argument(
+        "--output", type=str, default=None, help="JSON file; none is DIR/evaluation-SPLIT.json."
+    )
+    # The run's own recipe comes first, so that every option overrides it.
+    root = _run_of(argv)
+    if root is not None:
+        argv = ["--config", str(_config_of(root)), *argv]
+    arguments = parse_recipe(parser, argv)
+    options = arguments.options
+    if options.run is None:
+        raise UserError("--run: expected a run directory. Received: nothing")
+    if options.split not in ("train", "validation", "test"):
+        raise SettingError("--split", options.split, "train, validation or test")
+
+    import data
+    import evaluation
+    from training.outcome import restore_model
+    from training.run_directory import RunDirectory
+
+    run = RunDirectory.existing(options.run)
+    built, trained_for = restore_model(run, arguments.recipe)
+    dataset = data.load(arguments.recipe.data)
+    if dataset.info.label_names != trained_for.label_names:
+        raise SettingError(
+            "data.label_names",
+            list(dataset.info.label_names),
+            f"the labels that the run was trained for, {list(trained_for.label_names)}",
+        )
+    started = time.monotonic()
+    prepared = data.prepare(dataset.split(options.split), built.preprocess)
+    batches = data.batches_in_order(prepared, arguments.recipe.evaluation.batch_size)
+    predictions = evaluation.predict_batches(built.model, batches, dataset.info, options.split)
+    privacy = None
+    if run.evaluation.exists():
+        privacy = evaluation.Evaluation.read(run.evaluation).privacy
+    seconds = {"evaluation": time.monotonic() - started}
+    measured = evaluation.evaluate(
+        predictions,
+        arguments.recipe.evaluation,
+        privacy=privacy,
+        efficiency={"seconds": seconds},
+    )
+    output = Path(options.output or run.root / f"evaluation-{options.split}.json")
+    measured.write(output)
+    evaluation.print_report(
+        measured, privacy=measured.privacy, seconds=seconds, paths={"Evaluation": output}
+    )
+
+
+def _run_of(argv: Sequence[str]) -> str | None:
+    for position, argument in enumerate(argv):
+        if argument.startswith("--run="):
+            return argument.partition("=")[2]
+        if argument == "--run" and position + 1 < len(argv):
+            return argv[position + 1]
+    return None
+
+
+def _config_of(root: str) -> Path:
+    config = Path(root) / "config.yaml"
+    if not config.exists():
+        raise UserError(f"--run: expected a run directory (with a config.yaml). Received: {root!r}")
+    return config
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

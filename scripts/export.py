@@ -1,0 +1,66 @@
+"""Exports a trained run: a SavedModel, a .keras file, or a Hugging Face directory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from configs.schema import Recipe, SettingError, UserError
+from scripts.arguments import new_parser, parse, parse_recipe, recipe_parser
+from scripts.command import run_command
+
+_FORMATS = ("keras", "huggingface")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Body of `sterling export`."""
+    parser = new_parser("export", "--run DIR [--output DIR] [--format FORMAT]", __doc__)
+    parser.add_argument("--run", type=str, default=None, help="Run directory (required).")
+    parser.add_argument("--output", type=str, default=None, help="Folder; none is DIR/export.")
+    parser.add_argument(
+        "--format",
+        type=str,
+        default="keras",
+        help="`keras` writes saved_model/ and model.keras; `huggingface` a directory that "
+        "transformers reads (BERT only).",
+    )
+    options = parse(parser, argv)
+    if options.run is None:
+        raise UserError("--run: expected a run directory. Received: nothing")
+    if options.format not in _FORMATS:
+        raise SettingError("--format", options.format, f"one of {', '.join(_FORMATS)}")
+
+    from training.outcome import export, restore_model
+    from training.run_directory import RunDirectory
+
+    run = RunDirectory.existing(options.run)
+    built, info = restore_model(run, recipe_of(run.config))
+    output = Path(options.output or run.export)
+    if options.format == "huggingface":
+        import models
+
+        output = Path(options.output or run.export / "huggingface")
+        models.save_huggingface(built, output, info.label_names)
+    else:
+        kept = {
+            "recipe.yaml": run.config,
+            "privacy.txt": run.privacy_statement,
+            "evaluation.json": run.evaluation,
+        }
+        export(
+            built,
+            output,
+            info.label_names,
+            {name: path for name, path in kept.items() if path.exists()},
+        )
+    print(f"Exported to {output}")
+
+
+def recipe_of(config: Path) -> Recipe:
+    """The recipe a run was made with."""
+    return parse_recipe(recipe_parser("export", "", ""), ["--config", str(config)]).recipe
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

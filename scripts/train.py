@@ -1,0 +1,214 @@
+"""Trains a recipe: checkpoints, TensorBoard logs, privacy ledger, evaluation, export.
+
+The same command again continues a run that was stopped, and shows the report of a finished one.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from configs.schema import Recipe, SettingError
+from scripts.arguments import parse_recipe, recipe_parser, recipe_text
+from scripts.command import run_command
+
+if TYPE_CHECKING:
+    import keras
+
+    from evaluation import Evaluation
+    from training.privacy.ledger import Ledger
+    from training.run_directory import RunDirectory
+    from training.session import Session
+
+
+def main(argv: Sequence[str]) -> None:
+    """Body of `sterling train`."""
+    parser = recipe_parser("train", "[RECIPE.yaml] [--run DIR]", __doc__)
+    parser.add_argument(
+        "--run", type=str, default=None, help="Run directory; none is runs/NAME-OF-THE-RECIPE."
+    )
+    arguments = parse_recipe(parser, argv)
+    root = Path(arguments.options.run or Path("runs") / arguments.name)
+    train(arguments.recipe, root)
+
+
+def train(recipe: Recipe, root: Path) -> None:
+    """Trains, evaluates, exports and reports; all of it lies in `root` afterwards."""
+    from training.run_directory import RunDirectory
+
+    run, text = RunDirectory(root), recipe_text(recipe)
+    if run.config.exists():
+        run.open(text)  # refuses another recipe before anything costly happens
+        if run.evaluation.exists() and run.export.exists():
+            _show_finished(run)
+            return
+    started = time.monotonic()
+    import evaluation
+    from data import batches_in_order
+    from training.outcome import describe_privacy, write_dataset_card
+    from training.privacy.ledger import Ledger
+    from training.session import open_session
+
+    session = open_session(recipe)
+    run.open(text)
+    write_dataset_card(run, session.dataset)
+    ledger = None
+    if session.plan is not None:
+        ledger = Ledger(run.ledger, session.plan)
+        print(
+            f"Privacy: epsilon {session.plan.epsilon(session.plan.steps):.4g} at delta "
+            f"{session.plan.delta:.4g} after {session.plan.steps} steps, noise multiplier "
+            f"{session.plan.noise_multiplier:.4g}."
+        )
+    seconds = {"setup": time.monotonic() - started}
+
+    started = time.monotonic()
+    session.loop(run, _callbacks(session, run, ledger, text), ledger).run()
+    seconds["training"] = time.monotonic() - started
+
+    started = time.monotonic()
+    test = batches_in_order(session.prepare("test"), recipe.evaluation.batch_size)
+    predictions = evaluation.predict_batches(
+        session.model.trained, test, session.dataset.info, "test"
+    )
+    privacy = describe_privacy(session, ledger)
+    measured = evaluation.evaluate(predictions, recipe.evaluation, privacy=privacy)
+    seconds["evaluation"] = time.monotonic() - started
+
+    started = time.monotonic()
+    _export(session, run, measured, privacy)
+    seconds["export"] = time.monotonic() - started
+    measured = evaluation.evaluate(
+        predictions, recipe.evaluation, privacy=privacy, efficiency=_efficiency(session, seconds)
+    )
+    measured.write(run.evaluation)
+    _report(run, measured)
+
+
+def _callbacks(
+    session: Session, run: RunDirectory, ledger: Ledger | None, text: str
+) -> list[keras.callbacks.Callback]:
+    """Measurements first, so that stopping and learning-rate callbacks can act on them."""
+    import keras
+
+    from data import batches_in_order
+    from evaluation import FairnessCallback, PrivacyCallback
+
+    settings = session.recipe
+    callbacks: list[keras.callbacks.Callback] = []
+    if ledger is not None and session.plan is not None:
+        delta = session.plan.delta
+        callbacks.append(PrivacyCallback(lambda: (ledger.epsilon, delta), run.logs))
+    if len(session.validation):
+        callbacks.append(
+            FairnessCallback.from_batches(
+                session.model.trained,
+                batches_in_order(session.validation, settings.evaluation.batch_size),
+                session.dataset.info,
+                log_dir=run.logs,
+                settings=settings.evaluation,
+                recipe_text=text,
+                hparams=_hparams(settings),
+            )
+        )
+    patience = settings.training.early_stopping_patience
+    if patience is not None:
+        callbacks.append(
+            keras.callbacks.EarlyStopping("val_loss", patience=patience, restore_best_weights=True)
+        )
+    return callbacks + [_callback(*item) for item in settings.training.callbacks.items()]
+
+
+def _callback(name: str, options: dict[str, Any]) -> keras.callbacks.Callback:
+    import keras
+
+    cls = getattr(keras.callbacks, name, None)
+    if not (isinstance(cls, type) and issubclass(cls, keras.callbacks.Callback)):
+        raise SettingError(f"training.callbacks.{name}", options, "the name of a Keras callback")
+    try:
+        return cls(**options)
+    except (TypeError, ValueError) as error:
+        raise SettingError(
+            f"training.callbacks.{name}", options, f"arguments that {name} takes ({error})"
+        ) from error
+
+
+def _hparams(recipe: Recipe) -> dict[str, Any]:
+    training = recipe.training
+    chosen: dict[str, Any] = {
+        "model": recipe.model.name,
+        "optimizer": training.optimizer.name,
+        "learning_rate": training.optimizer.learning_rate,
+        "batch_size": training.batch_size,
+        "private": recipe.privacy.enabled,
+    }
+    if recipe.privacy.enabled:
+        chosen["clipping_norm"] = recipe.privacy.clipping_norm
+        chosen["epsilon"] = recipe.privacy.epsilon or 0.0
+        chosen["noise_multiplier"] = recipe.privacy.noise_multiplier or 0.0
+    return chosen
+
+
+def _efficiency(session: Session, seconds: dict[str, float]) -> dict[str, Any]:
+    expected = session.length.steps * session.recipe.training.batch_size
+    return {
+        "seconds": seconds,
+        "training_examples_per_second": expected / max(seconds["training"], 1e-9),
+        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        "parameters": session.model.built.model.count_params(),
+        "trained_parameters": sum(
+            int(v.value.shape.num_elements()) for v in session.model.built.model.trainable_variables
+        ),
+    }
+
+
+def _export(
+    session: Session, run: RunDirectory, measured: Evaluation, privacy: dict[str, Any] | None
+) -> None:
+    from training.files import write_atomically
+    from training.outcome import export
+
+    statement = (privacy or {}).get("statement", "Trained without differential privacy.")
+    write_atomically(run.privacy_statement, statement + "\n")
+    export(
+        session.model.built,
+        run.export,
+        session.dataset.info.label_names,
+        {
+            "recipe.yaml": run.config,
+            "privacy.txt": run.privacy_statement,
+            "evaluation.json": measured.to_json(),
+        },
+    )
+
+
+def _show_finished(run: RunDirectory) -> None:
+    from evaluation import Evaluation
+
+    print(f"{run.root}: this run is finished. Its report:")
+    _report(run, Evaluation.read(run.evaluation))
+
+
+def _report(run: RunDirectory, measured: Evaluation) -> None:
+    from evaluation import print_report
+
+    print_report(
+        measured,
+        privacy=measured.privacy,
+        seconds=(measured.efficiency or {}).get("seconds", {}),
+        paths={
+            "SavedModel": run.export / "saved_model",
+            "Keras file": run.export / "model.keras",
+            "TensorBoard logs": run.logs,
+            "Evaluation": run.evaluation,
+            **({"Privacy ledger": run.ledger} if run.ledger.exists() else {}),
+        },
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,109 @@
+"""What a run leaves behind besides its checkpoints: dataset card, privacy section, exports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.schema import Recipe, UserError
+from data import Dataset, DatasetInfo
+from data.contracts import Provenance
+from models import BuiltModel, build, export_saved_model, save_keras
+from training.checkpoints import Checkpoints
+from training.files import write_atomically
+from training.privacy.ledger import Ledger
+from training.run_directory import RunDirectory
+from training.session import Session
+
+
+def write_dataset_card(run: RunDirectory, dataset: Dataset) -> None:
+    """Writes `dataset.json`: what later commands must know of the data without loading them."""
+    info = dataset.info
+    card = {
+        "name": info.name,
+        "modality": info.modality,
+        "label_names": list(info.label_names),
+        "groups": {name: list(values) for name, values in info.groups.items()},
+        "input_shape": None if info.input_shape is None else list(info.input_shape),
+        "examples": {name: len(dataset.split(name)) for name in ("train", "validation", "test")},
+        "skipped": {name: list(lines) for name, lines in info.skipped.items()},
+        "provenance": {
+            "source": info.provenance.source,
+            "version": info.provenance.version,
+            "licence": info.provenance.licence,
+            "sha256": dict(info.provenance.sha256),
+        },
+    }
+    write_atomically(run.dataset_card, json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_dataset_card(run: RunDirectory) -> DatasetInfo:
+    """What the run's model was trained for.
+
+    Raises:
+        UserError: If the card is missing or damaged.
+    """
+    try:
+        card = json.loads(run.dataset_card.read_text(encoding="utf-8"))
+        return DatasetInfo(
+            name=card["name"],
+            modality=card["modality"],
+            label_names=tuple(card["label_names"]),
+            groups={name: tuple(values) for name, values in card["groups"].items()},
+            provenance=Provenance(**card["provenance"]),
+            input_shape=None if card["input_shape"] is None else tuple(card["input_shape"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{run.dataset_card}: cannot be read ({error}).") from error
+
+
+def describe_privacy(session: Session, ledger: Ledger | None) -> dict[str, Any] | None:
+    """The privacy section of an evaluation; None without privacy."""
+    plan = session.plan
+    if plan is None or ledger is None:
+        return None
+    return {
+        "epsilon": ledger.epsilon,
+        "delta": plan.delta,
+        "releases": ledger.releases,
+        "noise_multiplier": plan.noise_multiplier,
+        "clipping_norm": plan.clipping_norm,
+        "sampling_probability": plan.sampling_probability,
+        "accountant": plan.accountant,
+        "reproducible": session.randomness.reproducible,
+        "statement": plan.statement(ledger.releases, reproducible=session.randomness.reproducible),
+    }
+
+
+def restore_model(run: RunDirectory, recipe: Recipe) -> tuple[BuiltModel, DatasetInfo]:
+    """The run's model with the weights of its newest checkpoint.
+
+    Raises:
+        UserError: If the run has no readable checkpoint.
+    """
+    info = read_dataset_card(run)
+    built = build(
+        recipe.model,
+        num_classes=len(info.label_names),
+        modality=info.modality,
+        input_shape=info.input_shape,
+    )
+    if Checkpoints(run.checkpoints, built.model).restore() is None:
+        raise UserError(f"{run.root}: has no checkpoint yet. Run `sterling train` on it first.")
+    return built, info
+
+
+def export(
+    built: BuiltModel,
+    directory: Path,
+    label_names: Sequence[str],
+    assets: Mapping[str, str | bytes | Path],
+) -> None:
+    """Writes `saved_model/` and `model.keras` into `directory`, each all or nothing."""
+    directory.mkdir(parents=True, exist_ok=True)
+    export_saved_model(
+        built, directory / "saved_model", label_names=label_names, assets=dict(assets)
+    )
+    save_keras(built.model, directory / "model.keras")
