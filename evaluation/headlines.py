@@ -74,9 +74,7 @@ def _fairness(evaluation: Evaluation) -> Iterator[Headline]:
         defined = [value for value in values if value is not None]
         if compared:
             meaning = f"The largest over attributes and intersections. {_MEANINGS[gap]}"
-            crossed = any(len(c["of"]) > 1 for c in compared.values())
-            tag = f"{worst_tag} (with intersections)" if crossed else worst_tag
-            yield Headline(tag, max(defined) if defined else None, meaning, log=gap)
+            yield Headline(worst_tag, max(defined) if defined else None, meaning, log=gap)
     for order, (gap, meaning) in enumerate(_MEANINGS.items(), start=2):
         for attribute, comparison in compared.items():
             # Ratios and intersections would make the progress bar too long to read.

@@ -25,9 +25,11 @@ _BLUE, _GREEN, _ORANGE, _PURPLE = "#1f6feb", "#2da44e", "#e36209", "#8250df"
 _WIDTH_INCHES, _HEIGHT_INCHES = 6.2, 2.95
 _ROWS_BEFORE_GROWING = 8
 _INCHES_PER_ROW = 0.27
-_DOTS_PER_INCH = 160
+# Cards shrink pictures without smoothing: strokes must stay three pixels wide to survive it.
+_DOTS_PER_INCH = 228
 _MOST_LABELS_WITH_NUMBERS = 10
 _LONGEST_NAME = 28
+_GAPS_IN_TITLE = 3
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,21 @@ def plot_overview(fairness: Mapping[str, Any]) -> Figure:
         "selection_rate": (f"given “{shown}”", _BLUE),
         "accuracy": ("answered rightly (accuracy)", _PURPLE),
     }
-    gaps = [
-        f"{comparison['gaps']['demographic_parity_difference']['value']:.3f} by {attribute}"
-        for attribute, comparison in alone.items()
-        if comparison["gaps"]["demographic_parity_difference"]["value"] is not None
-    ]
-    title = f"Selection gap {', '.join(gaps)}" if gaps else "No groups large enough to compare"
-    return _plot_rows(title, rows, panels)
+    return _plot_rows(_gaps_in_words(fairness), rows, panels)
+
+
+def _gaps_in_words(fairness: Mapping[str, Any]) -> str:
+    """The largest selection gaps, largest first, as many as a title holds."""
+    values = {
+        attribute: comparison["gaps"]["demographic_parity_difference"]["value"]
+        for attribute, comparison in fairness["attributes"].items()
+    }
+    defined = {attribute: value for attribute, value in values.items() if value is not None}
+    if not defined:
+        return "No two groups large enough to compare"
+    largest = sorted(defined, key=lambda attribute: -defined[attribute])[:_GAPS_IN_TITLE]
+    words = ", ".join(f"{defined[attribute]:.3f} by {attribute}" for attribute in largest)
+    return f"Selection gap {words}"
 
 
 def plot_group_rates(attribute: str, comparison: Mapping[str, Any], label: str) -> Figure:
@@ -119,19 +129,19 @@ def _plot_rows(title: str, rows: list[_Row], panels: Mapping[str, tuple[str, str
                 height,
                 row.reasons[rate] if value is None else f"{value:.1%}",
                 va="center",
-                fontsize=8.5,
+                fontsize=9,
                 color=_FAINT if value is None else _INK,
             )
         axes.set_xlim(0, limit)
         axes.set_xticks([])
-        axes.set_title(heading, fontsize=9.5, color=_INK, loc="left")
+        axes.set_title(heading, fontsize=10, color=_INK, loc="left")
         _tidy(axes)
         axes.spines["bottom"].set_visible(False)
         axes.tick_params(length=0)
     grid[0].set_yticks(heights, [row.name for row in rows])
     if rows:
         grid[0].set_ylim(heights[-1] + 0.6, heights[0] - 0.6)
-    figure.suptitle(title, fontsize=11, fontweight="bold", color=_INK)
+    figure.suptitle(title, fontsize=10.5, fontweight="bold", color=_INK)
     return figure
 
 
@@ -165,7 +175,7 @@ def plot_confusion(performance: Mapping[str, Any]) -> Figure:
     axes.set_xlabel("answer", color=_INK)
     axes.set_ylabel("truth", color=_INK)
     title = f"Confusion (accuracy {performance['accuracy']:.1%})"
-    figure.suptitle(title, fontsize=11, fontweight="bold", color=_INK)
+    figure.suptitle(title, fontsize=10.5, fontweight="bold", color=_INK)
     return figure
 
 
@@ -201,7 +211,7 @@ def plot_reliability(performance: Mapping[str, Any]) -> Figure:
     lower.set_xlim(max(0.0, least - 0.04), 1.0)
     for axes in (upper, lower):
         _tidy(axes)
-    figure.suptitle(title, fontsize=11, fontweight="bold", color=_INK)
+    figure.suptitle(title, fontsize=10.5, fontweight="bold", color=_INK)
     return figure
 
 
@@ -237,7 +247,7 @@ def _blank(height: float = _HEIGHT_INCHES) -> Figure:
 
 
 def _tidy(axes: Axes) -> None:
-    axes.tick_params(labelsize=9, colors=_INK)
+    axes.tick_params(labelsize=9.5, colors=_INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_FAINT)
 
