@@ -1,9 +1,10 @@
 """BERT with a classification head, as one flat functional model.
 
-The encoder is KerasHub's `BertBackbone`, loaded from a Hugging Face checkpoint and laid out again
-layer by layer, for three reasons: only the trainable blocks get dropout, a frozen part can be cut
-off by following the graph, and the private engine sees every trainable layer as an ordinary Keras
-layer. Source: Devlin et al. 2018 (1810.04805).
+The encoder has the layers of KerasHub's `BertBackbone`, laid out again one by one for three
+reasons: only the trainable blocks get dropout, a frozen part can be cut off by following the
+graph, and the private engine sees every trainable layer as an ordinary Keras layer. Weights are
+read here rather than by `from_preset`, which in older KerasHub knows fewer checkpoints (not the
+embedded one). Source: Devlin et al. 2018 (1810.04805).
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import Any
 import keras
 import keras_hub
 
-from configs.schema import BertSettings, ModelSettings, require
-from models import heads
+from configs.schema import BertSettings, ModelSettings, SettingError, require
+from models import bert_parameters, heads
 from models.bert_checkpoint import BertCheckpoint, open_checkpoint
 from models.contracts import BuiltModel
 from models.text_preprocessing import TextPreprocessor
@@ -54,7 +55,7 @@ def build_bert(
     """
     del modality, input_shape  # text is all it takes, and the settings say how long it is
     bert = settings.bert
-    checkpoint = open_checkpoint(bert.weights, settings.asset_dir)
+    checkpoint, tensors = open_checkpoint(bert.weights, settings.asset_dir)
     positions = int(checkpoint.config["max_position_embeddings"])
     blocks = int(checkpoint.config["num_hidden_layers"])
     require(
@@ -69,9 +70,15 @@ def build_bert(
         bert.top_k,
         f"at most {blocks}, the encoder blocks of this checkpoint",
     )
-    backbone = keras_hub.models.BertBackbone.from_preset(str(checkpoint.directory), dropout=0.0)
+    model = _lay_out(_backbone(checkpoint.config), bert, num_classes)
+    try:
+        bert_parameters.assign(model, tensors)
+    except ValueError as error:
+        raise SettingError(
+            "model.bert.weights", bert.weights, f"a checkpoint with {error}"
+        ) from error
     return BuiltBert(
-        model=_lay_out(backbone, bert, num_classes),
+        model=model,
         preprocess=TextPreprocessor(
             checkpoint.vocabulary,
             lowercase=checkpoint.lowercase,
@@ -81,6 +88,19 @@ def build_bert(
         origin=dict(checkpoint.origin),
         checkpoint=checkpoint,
         settings=bert,
+    )
+
+
+def _backbone(config: dict[str, Any]) -> Any:
+    """Returns KerasHub's BERT of these sizes; its weights are never used."""
+    return keras_hub.models.BertBackbone(
+        vocabulary_size=config["vocab_size"],
+        num_layers=config["num_hidden_layers"],
+        num_heads=config["num_attention_heads"],
+        hidden_dim=config["hidden_size"],
+        intermediate_dim=config["intermediate_size"],
+        max_sequence_length=config["max_position_embeddings"],
+        dropout=0.0,
     )
 
 
@@ -101,24 +121,18 @@ def _lay_out(backbone: Any, settings: BertSettings, num_classes: int) -> keras.M
     )
     x = normalization(x)
     frozen = [] if settings.trainable == "all" else [tokens, positions, segments, normalization]
-    copies = [tokens, positions, segments, normalization]
 
     for index, original in enumerate(backbone.transformer_layers):
         trains = index >= first_trainable
         block = _copy(original, dropout=settings.dropout if trains else 0.0)
         x = block(x, padding_mask=inputs["padding_mask"])
-        copies.append(block)
         if not trains:
             frozen.append(block)
 
     x = _pool(x, inputs["padding_mask"], settings.pooling)  # (batch, hidden)
     if settings.pooling == "pooler":
-        pooler = _copy(backbone.pooled_dense)
-        x = pooler(x)
-        copies.append(pooler)
+        x = _copy(backbone.pooled_dense)(x)
     model = keras.Model(inputs, _head(x, settings, num_classes), name="bert_classifier")
-    for copy in copies:
-        copy.set_weights(backbone.get_layer(copy.name).get_weights())
     for layer in frozen:
         # Only now: a layer frozen before it is built does not freeze the layers inside it.
         layer.trainable = False

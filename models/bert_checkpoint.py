@@ -1,4 +1,4 @@
-"""Finds a BERT checkpoint in Hugging Face layout and reads everything but its encoder weights.
+"""Finds and reads a BERT checkpoint in Hugging Face layout.
 
 A checkpoint is a folder with `config.json`, `model.safetensors` and a vocabulary (`vocab.txt` or
 `tokenizer.json`). It is the embedded one (hash-verified), a folder, or a hub id, which is first
@@ -26,6 +26,7 @@ _EMBEDDED_SHA256 = {
     "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
 }
 _HUB_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "vocab.txt", "token*"]
+_POOLER = ("pooler.dense.weight", "pooler.dense.bias")
 # What KerasHub's BERT computes whatever the configuration says; anything else would silently be
 # a different function of the same weights.
 _GELU_NAMES = ("gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast")
@@ -41,9 +42,8 @@ class BertCheckpoint:
         vocabulary: Word pieces in id order.
         lowercase: Whether its tokenizer folds case.
         strip_accents: Whether its tokenizer removes accents.
-        pooler: The pretrained pooler's kernel float32 (hidden, hidden), input axis first, and
-            bias (hidden,). Kept because a model that does not use the pooler still has to be
-            written back complete.
+        pooler: The pretrained pooler by parameter name. Kept because a model that does not use
+            the pooler still has to be written back complete.
         origin: Source, version, licence and SHA-256, for `BuiltModel.origin`.
     """
 
@@ -52,16 +52,21 @@ class BertCheckpoint:
     vocabulary: tuple[str, ...]
     lowercase: bool
     strip_accents: bool
-    pooler: tuple[np.ndarray, np.ndarray]
+    pooler: dict[str, np.ndarray]
     origin: dict[str, str]
 
 
-def open_checkpoint(weights: str, asset_dir: str | None = None) -> BertCheckpoint:
-    """Finds the checkpoint that `model.bert.weights` names and reads its small parts.
+def open_checkpoint(
+    weights: str, asset_dir: str | None = None
+) -> tuple[BertCheckpoint, dict[str, np.ndarray]]:
+    """Finds and reads the checkpoint that `model.bert.weights` names.
 
     Args:
         weights: `embedded`, a folder, or `hf://owner/name`.
         asset_dir: Folder of embedded assets, as `model.asset_dir`.
+
+    Returns:
+        The checkpoint, and its parameters by the names of `transformers.BertModel`.
 
     Raises:
         SettingError: There is no such folder, or it holds no BERT that can be loaded.
@@ -73,15 +78,17 @@ def open_checkpoint(weights: str, asset_dir: str | None = None) -> BertCheckpoin
     config = json.loads((directory / "config.json").read_text("utf-8"))
     _check_is_plain_bert(config, weights)
     vocabulary, lowercase, strip_accents = _read_tokenizer(directory, weights)
-    return BertCheckpoint(
+    tensors = read_tensors(directory, weights)
+    checkpoint = BertCheckpoint(
         directory=directory,
         config=config,
         vocabulary=vocabulary,
         lowercase=lowercase,
         strip_accents=strip_accents,
-        pooler=_read_pooler(directory, weights, int(config["hidden_size"])),
+        pooler={name: tensors[name] for name in _POOLER if name in tensors},
         origin=origin,
     )
+    return checkpoint, tensors
 
 
 def transformers_tokenizer(checkpoint: BertCheckpoint, sequence_length: int) -> Any:
@@ -188,18 +195,33 @@ def _read_json(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text("utf-8")) if file.is_file() else {}
 
 
-def _read_pooler(directory: Path, weights: str, hidden: int) -> tuple[np.ndarray, np.ndarray]:
-    from safetensors import safe_open
+def read_tensors(directory: Path, weights: str) -> dict[str, np.ndarray]:
+    """Reads a checkpoint's parameters, float32, by the names of `transformers.BertModel`.
 
-    files = sorted(directory.glob("*.safetensors"))
+    Whatever stands in front of those names (`bert.`) is dropped, and the names that older
+    checkpoints give to layer normalization are brought up to date.
+
+    Raises:
+        SettingError: There are no parameters, or in a number format NumPy does not have.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    files = sorted(directory.glob("model*.safetensors"))
     if not files:
         raise SettingError(_KEY, weights, "a folder with model.safetensors")
+    tensors: dict[str, np.ndarray] = {}
     for file in files:
-        with safe_open(file, framework="np") as tensors:
-            for prefix in ("", "bert."):
-                name = f"{prefix}pooler.dense.weight"
-                if name in tensors.keys():  # noqa: SIM118 (not a mapping)
-                    kernel = tensors.get_tensor(name).astype(np.float32).T
-                    bias = tensors.get_tensor(f"{prefix}pooler.dense.bias").astype(np.float32)
-                    return kernel, bias
-    raise SettingError(_KEY, weights, f"a checkpoint with BERT's pooler ({hidden} wide)")
+        try:
+            loaded = load_file(file)
+        except (SafetensorError, TypeError, KeyError) as error:
+            raise SettingError(
+                _KEY, weights, f"a readable {file.name} of float32 or float16 numbers ({error})"
+            ) from error
+        for name, tensor in loaded.items():
+            if tensor.dtype.kind == "f":
+                plain = name.removeprefix("bert.").replace("LayerNorm.gamma", "LayerNorm.weight")
+                tensors[plain.replace("LayerNorm.beta", "LayerNorm.bias")] = tensor.astype(
+                    np.float32, copy=False
+                )
+    return tensors

@@ -18,31 +18,18 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from models import bert_parameters
 from models.bert import BuiltBert
 from models.bert_checkpoint import transformers_tokenizer
 from models.contracts import BuiltModel
 from models.heads import LOGITS
 
 HEAD_FILE = "classification_head.safetensors"
-# Hugging Face name below `encoder.layer.<i>.` -> attributes of KerasHub's TransformerEncoder.
-_DENSE_OF_BLOCK = {
-    "attention.self.query": ("_self_attention_layer", "query_dense"),
-    "attention.self.key": ("_self_attention_layer", "key_dense"),
-    "attention.self.value": ("_self_attention_layer", "value_dense"),
-    "attention.output.dense": ("_self_attention_layer", "output_dense"),
-    "intermediate.dense": ("_feedforward_intermediate_dense",),
-    "output.dense": ("_feedforward_output_dense",),
-}
-_NORM_OF_BLOCK = {
-    "attention.output.LayerNorm": "_self_attention_layer_norm",
-    "output.LayerNorm": "_feedforward_layer_norm",
-}
 
 
 def save_huggingface(built: BuiltModel, directory: str | Path, label_names: Sequence[str]) -> None:
@@ -62,8 +49,8 @@ def save_huggingface(built: BuiltModel, directory: str | Path, label_names: Sequ
     from safetensors.numpy import save
 
     fits_transformers = built.settings.pooling == "pooler" and not built.settings.hidden_units
-    encoder = dict(_encoder_tensors(built))
-    head = dict(_head_tensors(built))
+    encoder = _encoder_tensors(built)
+    head = _head_tensors(built)
     target = Path(directory)
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
@@ -81,36 +68,24 @@ def save_huggingface(built: BuiltModel, directory: str | Path, label_names: Sequ
             os.replace(file, target / file.name)
 
 
-def _encoder_tensors(built: BuiltBert) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields the parameters of `transformers.BertModel` by name."""
-    layer = built.model.get_layer
-    yield "embeddings.word_embeddings.weight", _array(layer("token_embedding").embeddings)
-    positions = layer("position_embedding").position_embeddings
-    yield "embeddings.position_embeddings.weight", _array(positions)
-    yield "embeddings.token_type_embeddings.weight", _array(layer("segment_embedding").embeddings)
-    yield from _normalization("embeddings.LayerNorm", layer("embeddings_layer_norm"))
-    for index in range(int(built.checkpoint.config["num_hidden_layers"])):
-        block = layer(f"transformer_layer_{index}")
-        prefix = f"encoder.layer.{index}."
-        for name, attributes in _DENSE_OF_BLOCK.items():
-            dense = block
-            for attribute in attributes:
-                dense = getattr(dense, attribute)
-            yield from _dense(prefix + name, dense)
-        for name, attribute in _NORM_OF_BLOCK.items():
-            yield from _normalization(prefix + name, getattr(block, attribute))
-    if built.settings.pooling == "pooler":
-        yield from _dense("pooler.dense", layer("pooled_dense"))
-    else:
-        kernel, bias = built.checkpoint.pooler
-        yield "pooler.dense.weight", np.ascontiguousarray(kernel.T)
-        yield "pooler.dense.bias", bias
+def _encoder_tensors(built: BuiltBert) -> dict[str, np.ndarray]:
+    """Returns the parameters of `transformers.BertModel` by name."""
+    trained = {
+        parameter.name: parameter.to_torch()
+        for parameter in bert_parameters.encoder_parameters(built.model)
+    }
+    return {**built.checkpoint.pooler, **trained}
 
 
-def _head_tensors(built: BuiltBert) -> Iterator[tuple[str, np.ndarray]]:
-    yield from _dense("classifier", built.model.get_layer(LOGITS))
+def _head_tensors(built: BuiltBert) -> dict[str, np.ndarray]:
+    layers = {"classifier": LOGITS}
     if built.settings.hidden_units:
-        yield from _dense("hidden", built.model.get_layer("head_hidden"))
+        layers["hidden"] = "head_hidden"
+    return {
+        parameter.name: parameter.to_torch()
+        for name, layer in layers.items()
+        for parameter in bert_parameters.dense(name, built.model.get_layer(layer))
+    }
 
 
 def _head_description(built: BuiltBert) -> dict[str, str]:
@@ -120,23 +95,6 @@ def _head_description(built: BuiltBert) -> dict[str, str]:
         "activation": settings.hidden_activation if settings.hidden_units else "",
         "sequence_length": str(settings.sequence_length),
     }
-
-
-def _array(variable: Any) -> np.ndarray:
-    return np.ascontiguousarray(variable.numpy(), np.float32)
-
-
-def _dense(name: str, layer: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields a (possibly per-head) dense layer as PyTorch keeps it: output axis first."""
-    bias = _array(layer.bias).reshape(-1)
-    kernel = _array(layer.kernel).reshape(-1, bias.size)
-    yield f"{name}.weight", np.ascontiguousarray(kernel.T)
-    yield f"{name}.bias", bias
-
-
-def _normalization(name: str, layer: Any) -> Iterator[tuple[str, np.ndarray]]:
-    yield f"{name}.weight", _array(layer.gamma)
-    yield f"{name}.bias", _array(layer.beta)
 
 
 def _write_config(

@@ -83,6 +83,15 @@ def tiny_bert(tmp_path_factory) -> Path:
     return directory
 
 
+def kerashub_backbone(directory: Path):
+    """KerasHub's own reading of a Hugging Face directory, to compare with."""
+    import keras_hub
+
+    if tuple(map(int, keras_hub.__version__.split(".")[:2])) < (0, 26):
+        pytest.skip("This KerasHub reads only parameters that start with `bert.`")
+    return keras_hub.models.BertBackbone.from_preset(str(directory), dropout=0.0)
+
+
 TEXTS = [
     "The cat sat on the mat.",
     "Unbelievable, Zoë ran under a CAFÉ!",

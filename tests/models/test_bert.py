@@ -7,10 +7,12 @@ import keras_hub
 import numpy as np
 import pytest
 import tensorflow as tf
+from safetensors.numpy import load_file, save_file
 
 import models
 from configs.schema import BertSettings, ModelSettings, SettingError, UserError
 from models.bert_checkpoint import open_checkpoint
+from tests.models.conftest import kerashub_backbone
 
 
 def build(weights, asset_dir=None, sequence_length=16, **changes):
@@ -52,7 +54,7 @@ def test_all_trains_every_weight(tiny_bert):
 def test_encoder_computes_what_kerashub_computes(tiny_bert, texts):
     built = build(tiny_bert, pooling="pooler")
     inputs = dict(built.preprocess(tf.constant(texts)))
-    backbone = keras_hub.models.BertBackbone.from_preset(str(tiny_bert), dropout=0.0)
+    backbone = kerashub_backbone(tiny_bert)
     head = built.model.get_layer("logits")
     np.testing.assert_array_equal(built.model(inputs), head(backbone(inputs)["pooled_output"]))
 
@@ -60,7 +62,7 @@ def test_encoder_computes_what_kerashub_computes(tiny_bert, texts):
 def test_mean_pooling_leaves_padding_out(tiny_bert, texts):
     built = build(tiny_bert, pooling="mean")
     inputs = dict(built.preprocess(tf.constant(texts[:1])))
-    backbone = keras_hub.models.BertBackbone.from_preset(str(tiny_bert), dropout=0.0)
+    backbone = kerashub_backbone(tiny_bert)
     sequence = backbone(inputs)["sequence_output"].numpy()[0]
     real = inputs["padding_mask"].numpy()[0].astype(bool)
     assert 2 < real.sum() < real.size
@@ -164,13 +166,59 @@ def test_altered_embedded_weights_are_refused(tmp_path):
         open_checkpoint("embedded", str(tmp_path))
 
 
+def rewrite(tiny_bert, folder, change):
+    """Copies the checkpoint with its tensors changed by `change`."""
+    shutil.copytree(tiny_bert, folder)
+    save_file(change(load_file(tiny_bert / "model.safetensors")), folder / "model.safetensors")
+    return folder
+
+
+def test_prefixed_and_older_parameter_names_are_understood(tiny_bert, tmp_path, texts):
+    def rename(tensors):
+        old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+        renamed = {}
+        for name, tensor in tensors.items():
+            for new_part, old_part in old.items():
+                name = name.replace(new_part, old_part)
+            renamed[f"bert.{name}"] = tensor
+        return {**renamed, "cls.predictions.bias": np.zeros(3, np.float32)}
+
+    one, two = build(tiny_bert), build(rewrite(tiny_bert, tmp_path / "old", rename))
+    for first, second in zip(one.model.weights[:-2], two.model.weights[:-2], strict=True):
+        np.testing.assert_array_equal(first, second, err_msg=first.path)
+
+
+def test_a_missing_or_misshapen_parameter_is_named(tiny_bert, tmp_path):
+    name = "encoder.layer.1.output.dense.weight"
+
+    def drop(tensors):
+        return {key: tensor for key, tensor in tensors.items() if key != name}
+
+    def cut(tensors):
+        return {**tensors, name: np.ascontiguousarray(tensors[name][:, 1:])}
+
+    for change, found in ((drop, "nothing"), (cut, r"\(32, 63\)")):
+        folder = rewrite(tiny_bert, tmp_path / change.__name__, change)
+        with pytest.raises(SettingError, match=rf"{name} of shape \(32, 64\)\. Found: {found}"):
+            build(folder)
+
+
+def test_half_precision_checkpoints_become_float32(tiny_bert, tmp_path):
+    def halve(tensors):
+        return {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
+
+    built = build(rewrite(tiny_bert, tmp_path / "half", halve))
+    assert {variable.dtype for variable in built.model.weights} == {"float32"}
+
+
 def test_lowercasing_follows_the_checkpoint(tiny_bert, tmp_path):
     folder = tmp_path / "cased"
     shutil.copytree(tiny_bert, folder)
     (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False}))
-    checkpoint = open_checkpoint(str(folder))
-    assert (checkpoint.lowercase, checkpoint.strip_accents) == (False, False)
-    assert (open_checkpoint(str(tiny_bert)).lowercase, checkpoint.vocabulary[2]) == (True, "[CLS]")
+    cased, _ = open_checkpoint(str(folder))
+    uncased, _ = open_checkpoint(str(tiny_bert))
+    assert (cased.lowercase, cased.strip_accents) == (False, False)
+    assert (uncased.lowercase, uncased.strip_accents) == (True, True)
 
 
 def test_embedded_minilm_holds_its_22_million_parameters():

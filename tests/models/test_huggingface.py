@@ -4,7 +4,6 @@ import json
 import math
 
 import keras
-import keras_hub
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -14,7 +13,7 @@ from safetensors.numpy import load_file
 
 import models
 from configs.schema import BertSettings, ModelSettings
-from tests.models.conftest import CONFIG, bert_shapes
+from tests.models.conftest import CONFIG, bert_shapes, kerashub_backbone
 
 LABELS = ["low", "middle", "high"]
 LENGTH = 16
@@ -124,7 +123,7 @@ def test_kerashub_reads_identical_encoder_outputs(tiny_bert, texts, tmp_path, po
     built = build(tiny_bert, pooling=pooling)
     models.save_huggingface(built, tmp_path, LABELS)
     inputs = built.preprocess(tf.constant(texts))
-    backbone = keras_hub.models.BertBackbone.from_preset(str(tmp_path), dropout=0.0)
+    backbone = kerashub_backbone(tmp_path)
     outputs = backbone(dict(inputs))
     last = f"transformer_layer_{CONFIG['num_hidden_layers'] - 1}"
     encoder = keras.Model(built.model.input, built.model.get_layer(last).output)
