@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
 
     import data
     import evaluation
-    from training.outcome import restore_model
+    from training.outcome import brief_privacy, restore_model
     from training.run_directory import RunDirectory
 
     run = RunDirectory.existing(options.run)
@@ -62,7 +62,10 @@ def main(argv: Sequence[str]) -> None:
     output = Path(options.output or run.root / f"evaluation-{options.split}.json")
     measured.write(output)
     evaluation.print_report(
-        measured, privacy=measured.privacy, seconds=seconds, paths={"Evaluation": output}
+        measured,
+        privacy=brief_privacy(measured.privacy),
+        seconds=seconds,
+        paths={"Evaluation": output},
     )
 
 

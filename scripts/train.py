@@ -195,10 +195,11 @@ def _show_finished(run: RunDirectory) -> None:
 
 def _report(run: RunDirectory, measured: Evaluation) -> None:
     from evaluation import print_report
+    from training.outcome import brief_privacy
 
     print_report(
         measured,
-        privacy=measured.privacy,
+        privacy=brief_privacy(measured.privacy),
         seconds=(measured.efficiency or {}).get("seconds", {}),
         paths={
             "SavedModel": run.export / "saved_model",

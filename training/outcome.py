@@ -77,6 +77,14 @@ def describe_privacy(session: Session, ledger: Ledger | None) -> dict[str, Any] 
     }
 
 
+_BRIEF = ("epsilon", "delta", "releases", "noise_multiplier", "clipping_norm", "accountant")
+
+
+def brief_privacy(section: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The numbers of the privacy section, without the statement in words."""
+    return None if section is None else {key: section[key] for key in _BRIEF if key in section}
+
+
 def restore_model(run: RunDirectory, recipe: Recipe) -> tuple[BuiltModel, DatasetInfo]:
     """The run's model with the weights of its newest checkpoint.
 
