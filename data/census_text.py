@@ -16,7 +16,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping
 
-MAX_TOKENS = 36
+MAX_TOKENS = 38
 """Most tokens of a description under BERT's uncased vocabulary, [CLS] and [SEP] included."""
 
 MISSING = "?"
