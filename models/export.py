@@ -35,8 +35,9 @@ def export_saved_model(
     The signature `serving_default` takes `text` (string (batch,), UTF-8), `image_bytes` (string
     (batch,), an image file each, of any size) or `features` (float32 (batch, d)), and returns
     `probabilities` float32 (batch, classes), `label` string (batch,) and `label_index` int32
-    (batch,). The batch may have any size. Each weight is stored once; random state and optimizer
-    are left out.
+    (batch,). The batch may have any size. Probabilities are those of the model in memory: to 1e-5
+    in float32, and to the digits that mixed precision keeps (about 1e-3) where it was built so.
+    Each weight is stored once; random state and optimizer are left out.
 
     Args:
         built: The model and its preprocessor.

@@ -1,5 +1,9 @@
 """What every model in the registry must do, whatever it is."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -17,6 +21,7 @@ from configs.schema import (
 from models.registry import MODELS
 
 CLASSES = 3
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def bert(**changes):
@@ -164,3 +169,13 @@ def test_unseeded_builds_differ_and_leave_pythons_generator_alone(build):
     assert random.random() == expected
     first, second = build("cnn", seed=None).model, build("cnn", seed=None).model
     assert np.any(first.weights[0] != second.weights[0])
+
+
+def test_importing_the_package_imports_neither_tensorflow_nor_kerashub():
+    code = (
+        "import sys, models; print(sorted({'tensorflow', 'keras', 'keras_hub'} & {*sys.modules}))"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT
+    ).stdout
+    assert shown.strip() == "[]"
