@@ -1,0 +1,194 @@
+"""What privacy costs: a full private step against a full plain step, alternating in one process.
+
+    python -m benchmarks.dp_step --model bert --batch 32 --size 128
+    python -m benchmarks.dp_step --model resnet50 --batch 32 --size 64 --json
+
+A step is forward, backward, clipping, noise and optimizer, on one fixed batch. Timings on shared
+machines wander, so both sides alternate and the ratio is of medians, with its quartiles; minimum
+ratios stand beside. Peak memory is that of a process which only ever ran the one kind of step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+_MODES = ("plain", "private", "keras")
+
+
+def _build(model: str, size: int) -> Any:
+    from configs.schema import BertSettings, ModelSettings, ResNet50Settings
+    from models import build
+
+    if model == "bert":
+        settings = ModelSettings(
+            name="bert", bert=BertSettings(trainable="all", sequence_length=size, dropout=0.0)
+        )
+        return build(settings, num_classes=2, modality="text", seed=0)
+    settings = ModelSettings(
+        name="resnet50",
+        resnet50=ResNet50Settings(normalization="group", image_size=size),
+    )
+    return build(settings, num_classes=10, modality="image", seed=0)
+
+
+def _batch(model: str, batch: int, size: int) -> dict[str, Any]:
+    import numpy as np
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    if model == "bert":
+        shape = (batch, size)
+        inputs = {
+            "token_ids": tf.constant(rng.integers(1000, 30000, shape), tf.int32),
+            "padding_mask": tf.ones(shape, tf.int32),
+            "segment_ids": tf.zeros(shape, tf.int32),
+        }
+        classes = 2
+    else:
+        images = rng.normal(size=(batch, size, size, 3))
+        inputs, classes = {"image": tf.constant(images, tf.float32)}, 10
+    return {
+        "inputs": inputs,
+        "labels": tf.constant(rng.integers(0, classes, batch), tf.int32),
+        "mask": tf.ones([batch], tf.bool),
+    }
+
+
+def _stepper(mode: str, built: Any, arguments: argparse.Namespace) -> Callable[[], None]:
+    """A function that runs one whole step of the given kind."""
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    from training.losses import cross_entropy
+    from training.privacy.plan import PrivacyPlan
+    from training.steps import PlainStep, PrivateStep
+
+    batch = _batch(arguments.model, arguments.batch, arguments.size)
+    batch["inputs"] = {
+        name: tf.cast(batch["inputs"][name], tensor.dtype)
+        for name, tensor in built.model.input.items()
+    }
+    optimizer = (
+        keras.optimizers.Adam(1e-5)
+        if arguments.model == "bert"
+        else keras.optimizers.SGD(1e-4, momentum=0.9)
+    )
+    if mode == "keras":
+        built.model.compile(
+            optimizer,
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            jit_compile=arguments.xla,
+        )
+        return lambda: built.model.train_on_batch(batch["inputs"], batch["labels"])
+    classes = built.model.output.shape[-1]
+    loss = cross_entropy([str(i) for i in range(classes)])
+    common = {"accumulates": False, "jit_compile": arguments.xla}
+    parts = (built.model, loss, optimizer, tf.distribute.get_strategy())
+    if mode == "plain":
+        step: Any = PlainStep(*parts, **common)
+    else:
+        plan = PrivacyPlan(10**6, arguments.batch, 1000, 1.0, 1.0, 1e-7)
+        step = PrivateStep(*parts, plan=plan, **common)
+    rng = np.random.default_rng(1)
+    count = len(built.model.trainable_variables)
+
+    def run() -> None:
+        seeds = rng.integers(-(2**63), 2**63 - 1, size=(count, 2), dtype=np.int64)
+        step.finish(batch, seeds, accumulated=False)
+
+    return run
+
+
+def _peak_gb(mode: str, arguments: argparse.Namespace) -> float:
+    """Peak memory of a process that runs only `mode`, in GB."""
+    command = [
+        *(sys.executable, "-m", "benchmarks.dp_step", "--memory-of", mode),
+        *("--model", arguments.model, "--batch", str(arguments.batch)),
+        *("--size", str(arguments.size)),
+        *(["--xla"] if arguments.xla else []),
+    ]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    built = _build(arguments.model, arguments.size)
+    modes = [mode for mode in _MODES if mode != "keras" or arguments.keras]
+    # Each kind trains its own copy of nothing: weights are shared, and a step's cost does not
+    # depend on their values.
+    steps = {mode: _stepper(mode, built, arguments) for mode in modes}
+    for step in steps.values():
+        step()
+        step()
+    seconds: dict[str, list[float]] = {mode: [] for mode in modes}
+    for _ in range(arguments.repeats):
+        for mode, step in steps.items():
+            start = time.perf_counter()
+            step()
+            seconds[mode].append(time.perf_counter() - start)
+    ratios = sorted(p / q for p, q in zip(seconds["private"], seconds["plain"], strict=True))
+    median = {mode: statistics.median(values) for mode, values in seconds.items()}
+    result = {
+        "model": arguments.model,
+        "batch": arguments.batch,
+        "size": arguments.size,
+        "xla": arguments.xla,
+        "repeats": arguments.repeats,
+        "plain_s": median["plain"],
+        "private_s": median["private"],
+        "ratio": median["private"] / median["plain"],
+        "ratio_quartiles": [ratios[len(ratios) // 4], ratios[(3 * len(ratios)) // 4]],
+        "ratio_of_minima": min(seconds["private"]) / min(seconds["plain"]),
+        "plain_min_s": min(seconds["plain"]),
+        "private_min_s": min(seconds["private"]),
+        "examples_per_s": arguments.batch / median["private"],
+    }
+    if arguments.keras:
+        result["keras_train_on_batch_s"] = median["keras"]
+    if not arguments.no_memory:
+        for mode in ("plain", "private"):
+            result[f"{mode}_peak_gb"] = _peak_gb(mode, arguments)
+        result["memory_ratio"] = result["private_peak_gb"] / result["plain_peak_gb"]
+    return result
+
+
+def main() -> None:
+    """Prints the figures, as a table or as one JSON line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.dp_step", description=__doc__)
+    parser.add_argument("--model", choices=("bert", "resnet50"), required=True)
+    parser.add_argument("--batch", type=int, default=32, help="examples per step")
+    parser.add_argument("--size", type=int, default=128, help="tokens, or pixels a side")
+    parser.add_argument("--repeats", type=int, default=9, help="timed steps of each kind")
+    parser.add_argument("--xla", action="store_true", help="compile steps with XLA")
+    parser.add_argument("--keras", action="store_true", help="also time Keras' train_on_batch")
+    parser.add_argument("--no-memory", action="store_true", help="skip the memory processes")
+    parser.add_argument("--json", action="store_true", help="print one JSON line")
+    parser.add_argument("--memory-of", choices=_MODES, default=None, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.memory_of:
+        step = _stepper(arguments.memory_of, _build(arguments.model, arguments.size), arguments)
+        for _ in range(3):
+            step()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+        return
+    result = _measure(arguments)
+    if arguments.json:
+        print(json.dumps(result))
+        return
+    for name, value in result.items():
+        print(f"{name:24} {value:.4g}" if isinstance(value, float) else f"{name:24} {value}")
+
+
+if __name__ == "__main__":
+    main()
