@@ -44,7 +44,6 @@ CASES = {
     "resnet50_batch": (resnet(), "image"),
     "resnet50_frozen_batch": (resnet(normalization="frozen_batch"), "image"),
     "resnet50_group_small": (resnet(normalization="group", stem="small"), "image"),
-    "resnet50_head": (resnet(trainable="head"), "image"),
     "mlp_features": (
         lambda _: ModelSettings(name="mlp", mlp=MlpSettings(hidden_units=[16, 8], dropout=0.1)),
         "features",

@@ -55,6 +55,14 @@ def serve_elsewhere(directory: Path, name: str, raw: np.ndarray, folder: Path) -
     return dict(np.load(folder / "answers.npz", allow_pickle=True))
 
 
+def serve_here(directory: Path, name: str, raw: np.ndarray) -> dict:
+    """Answers of the SavedModel, loaded beside the model it came from."""
+    serve = tf.saved_model.load(str(directory)).signatures["serving_default"]
+    answers = {key: value.numpy() for key, value in serve(**{name: tf.constant(raw)}).items()}
+    single = serve(**{name: tf.constant(raw[:1])})["probabilities"].numpy()
+    return {**answers, "single": single}
+
+
 def encode(image: np.ndarray) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, "PNG")
@@ -104,8 +112,7 @@ def test_images_of_any_size_are_served_from_their_bytes(photographs, tmp_path):
     files = [encode(image) for image in photographs]
     files += [encode(photographs[0][:7, :5]), encode(photographs[1, :, :, 0])]
     raw = np.array(files, object)
-    answers = serve_elsewhere(tmp_path / "export", "image_bytes", raw, tmp_path)
-    check_answers(answers, built, raw, labels)
+    check_answers(serve_here(tmp_path / "export", "image_bytes", raw), built, raw, labels)
 
 
 @pytest.fixture(scope="module")
@@ -117,10 +124,8 @@ def perceptron():
 def test_features_are_served_under_their_name(perceptron, tmp_path):
     models.export_saved_model(perceptron, tmp_path / "export", label_names=["a", "b"], assets={})
     raw = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32)
-    serve = tf.saved_model.load(str(tmp_path / "export")).signatures["serving_default"]
-    answers = {key: value.numpy() for key, value in serve(features=tf.constant(raw)).items()}
-    single = serve(features=tf.constant(raw[:1]))["probabilities"].numpy()
-    check_answers({**answers, "single": single}, perceptron, raw, ["a", "b"])
+    answers = serve_here(tmp_path / "export", "features", raw)
+    check_answers(answers, perceptron, raw, ["a", "b"])
 
 
 def test_saved_model_cli_shows_the_signature(perceptron, tmp_path):
