@@ -160,6 +160,9 @@ class FairnessCallback(keras.callbacks.Callback):
 class PrivacyCallback(keras.callbacks.Callback):
     """Shows the privacy budget spent so far, and puts `epsilon` into `logs`.
 
+    Between epochs the progress bar shows the value of the last epoch's end, because accounting
+    takes longer than a step.
+
     Args:
         spent: Returns (epsilon, delta) of everything released so far.
         log_dir: TensorBoard log directory of the run.
@@ -170,17 +173,23 @@ class PrivacyCallback(keras.callbacks.Callback):
         self._spent = spent
         self._log_dir = log_dir
         self._writer: Any = None
+        self._epsilon = 0.0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._writer = event_writer(self._log_dir)
+        self._epsilon, _ = self._spent()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        if logs is not None:
+            logs["epsilon"] = self._epsilon
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        epsilon, delta = self._spent()
+        self._epsilon, delta = self._spent()
         if logs is not None:
-            logs["epsilon"] = epsilon
+            logs["epsilon"] = self._epsilon
         description = f"Privacy spent on the training examples: (ε, δ) with δ = {delta:.3g}"
         with self._writer.as_default(step=epoch + 1):
-            tf.summary.scalar("1 overview/4 epsilon", epsilon, description=description)
+            tf.summary.scalar("1 overview/4 epsilon", self._epsilon, description=description)
             tf.summary.scalar("4 privacy/delta", delta, description=description)
         self._writer.flush()
 

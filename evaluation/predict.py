@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 Outputs = Literal["logits", "probabilities"]
 
+_COMPILED = "_sterling_inference"
 _LEAST_PROBABILITY = 1e-7  # Keras's epsilon: a probability of 0 has no finite logarithm
 
 
@@ -130,5 +132,15 @@ def to_logits(outputs: np.ndarray, kind: Outputs) -> np.ndarray:
 
 
 def inference(model: keras.Model) -> Callable[[Any], tf.Tensor]:
-    """Returns the model's compiled forward pass, dropout off."""
-    return tf.function(lambda inputs: model(inputs, training=False), reduce_retracing=True)
+    """Returns the model's compiled forward pass, dropout off; compiled once for each model."""
+    kept = vars(model).get(_COMPILED)
+    if kept is None:
+        owner = weakref.ref(model)  # the model keeps the function, which must not keep the model
+
+        def forward(inputs: Any) -> tf.Tensor:
+            return owner()(inputs, training=False)  # type: ignore[misc]
+
+        kept = tf.function(forward, reduce_retracing=True)
+        # Past Keras's attribute tracking: this is no part of the model to be saved.
+        vars(model)[_COMPILED] = kept
+    return kept

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import jsonargparse
 import yaml
 
-from configs.schema import Recipe, UserError
+from configs.schema import Recipe
+from scripts.wording import refuse_unreadable, reworded
 
 _DESCRIPTION = (
     "A recipe is a YAML file; every setting can be overridden: --privacy.epsilon=3. Settings of "
@@ -70,10 +71,9 @@ def parse(parser: jsonargparse.ArgumentParser, argv: Sequence[str]) -> Any:
     """
     try:
         return parser.instantiate(parser.parse_args(list(argv)))
-    except jsonargparse.ArgumentError as error:
-        raise UserError(_one_line(str(error))) from error
-    except TypeError as error:  # what jsonargparse raises for a key that no class takes
-        raise UserError(_one_line(str(error))) from error
+    # TypeError is what jsonargparse raises for a key that no class takes.
+    except (jsonargparse.ArgumentError, TypeError) as error:
+        raise reworded(str(error)) from error
 
 
 def parse_recipe(parser: jsonargparse.ArgumentParser, argv: Sequence[str]) -> Arguments:
@@ -87,15 +87,11 @@ def parse_recipe(parser: jsonargparse.ArgumentParser, argv: Sequence[str]) -> Ar
     name = "run"
     if argv and not argv[0].startswith("-"):
         argv[0:1] = ["--config", argv[0]]
-    for option, value in zip(argv, argv[1:], strict=False):
+    own = {action.dest for action in parser._actions}
+    for option, value in pairwise(argv):
         if option == "--config":
+            refuse_unreadable(value, own)
             name = Path(value).stem
     options = parse(parser, argv)
     recipe = Recipe(**{section: options[section] for section in _SECTIONS})
     return Arguments(recipe, name, options)
-
-
-def _one_line(message: str) -> str:
-    message = re.sub(r"<class '(\w+)'>", r"\1", message)
-    message = message.replace('Parser key "', '"').replace("Parser key ", "")
-    return re.sub(r"\s+", " ", message).strip()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from configs.schema import SettingError, UserError
 from scripts.arguments import parse_recipe, recipe_parser
-from scripts.command import run_command
+from scripts.command import run_command, start_tensorflow
 
 
 def main(argv: Sequence[str]) -> None:
@@ -31,9 +31,11 @@ def main(argv: Sequence[str]) -> None:
     if options.split not in ("train", "validation", "test"):
         raise SettingError("--split", options.split, "train, validation or test")
 
+    start_tensorflow(debug=options.debug)
     import data
     import evaluation
-    from training.outcome import brief_privacy, restore_model
+    from training.outcome import brief_privacy, describe_privacy, restore_model
+    from training.privacy.ledger import Ledger
     from training.run_directory import RunDirectory
 
     run = RunDirectory.existing(options.run)
@@ -49,9 +51,9 @@ def main(argv: Sequence[str]) -> None:
     prepared = data.prepare(dataset.split(options.split), built.preprocess)
     batches = data.batches_in_order(prepared, arguments.recipe.evaluation.batch_size)
     predictions = evaluation.predict_batches(built.model, batches, dataset.info, options.split)
-    privacy = None
-    if run.evaluation.exists():
-        privacy = evaluation.Evaluation.read(run.evaluation).privacy
+    ledger = Ledger.existing(run.ledger) if run.ledger.exists() else None
+    seeded = arguments.recipe.training.seed is not None
+    privacy = describe_privacy(ledger, reproducible=seeded)
     seconds = {"evaluation": time.monotonic() - started}
     measured = evaluation.evaluate(
         predictions,

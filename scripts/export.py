@@ -8,7 +8,7 @@ from pathlib import Path
 
 from configs.schema import Recipe, SettingError, UserError
 from scripts.arguments import new_parser, parse, parse_recipe, recipe_parser
-from scripts.command import run_command
+from scripts.command import run_command, start_tensorflow
 
 _FORMATS = ("keras", "huggingface")
 
@@ -31,6 +31,7 @@ def main(argv: Sequence[str]) -> None:
     if options.format not in _FORMATS:
         raise SettingError("--format", options.format, f"one of {', '.join(_FORMATS)}")
 
+    start_tensorflow(debug=options.debug)
     from training.outcome import export, restore_model
     from training.run_directory import RunDirectory
 

@@ -9,12 +9,13 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.schema import Recipe, SettingError
+from configs.schema import Recipe, SettingError, require
 from scripts.arguments import parse_recipe, recipe_parser, recipe_text
-from scripts.command import run_command
+from scripts.command import run_command, start_tensorflow
 
 if TYPE_CHECKING:
     import keras
@@ -33,32 +34,34 @@ def main(argv: Sequence[str]) -> None:
     )
     arguments = parse_recipe(parser, argv)
     root = Path(arguments.options.run or Path("runs") / arguments.name)
-    train(arguments.recipe, root)
+    train(arguments.recipe, root, debug=arguments.options.debug)
 
 
-def train(recipe: Recipe, root: Path) -> None:
+def train(recipe: Recipe, root: Path, *, debug: bool = False) -> None:
     """Trains, evaluates, exports and reports; all of it lies in `root` afterwards."""
+    start_tensorflow(debug=debug)
     from training.run_directory import RunDirectory
 
     run, text = RunDirectory(root), recipe_text(recipe)
-    if run.config.exists():
-        run.open(text)  # refuses another recipe before anything costly happens
-        if run.evaluation.exists() and run.export.exists():
-            _show_finished(run)
-            return
+    run.refuse_other(text)
+    if run.evaluation.exists() and run.export.exists():
+        _show_finished(run)
+        return
     started = time.monotonic()
+    import data
     import evaluation
-    from data import batches_in_order
     from training.outcome import describe_privacy, write_dataset_card
     from training.privacy.ledger import Ledger
     from training.session import open_session
 
     session = open_session(recipe)
+    _require_measurable(session)
+    ledger = Ledger(run.ledger, session.plan) if session.plan is not None else None
+    loop = session.loop(run, _callbacks(session, run, ledger, text), ledger)
+    # Whatever can be refused has been refused: from here on there is a run.
     run.open(text)
     write_dataset_card(run, session.dataset)
-    ledger = None
     if session.plan is not None:
-        ledger = Ledger(run.ledger, session.plan)
         print(
             f"Privacy: epsilon {session.plan.epsilon(session.plan.steps):.4g} at delta "
             f"{session.plan.delta:.4g} after {session.plan.steps} steps, noise multiplier "
@@ -67,26 +70,51 @@ def train(recipe: Recipe, root: Path) -> None:
     seconds = {"setup": time.monotonic() - started}
 
     started = time.monotonic()
-    session.loop(run, _callbacks(session, run, ledger, text), ledger).run()
+    loop.run()
     seconds["training"] = time.monotonic() - started
 
     started = time.monotonic()
-    test = batches_in_order(session.prepare("test"), recipe.evaluation.batch_size)
-    predictions = evaluation.predict_batches(
-        session.model.trained, test, session.dataset.info, "test"
+    # Through the whole model, as `sterling evaluate` does it: the same numbers to the last bit.
+    built = session.model.built
+    test = data.batches_in_order(
+        data.prepare(session.dataset.test, built.preprocess), recipe.evaluation.batch_size
     )
-    privacy = describe_privacy(session, ledger)
+    predictions = evaluation.predict_batches(built.model, test, session.dataset.info, "test")
+    privacy = describe_privacy(ledger, reproducible=session.randomness.reproducible)
     measured = evaluation.evaluate(predictions, recipe.evaluation, privacy=privacy)
     seconds["evaluation"] = time.monotonic() - started
 
     started = time.monotonic()
     _export(session, run, measured, privacy)
     seconds["export"] = time.monotonic() - started
-    measured = evaluation.evaluate(
-        predictions, recipe.evaluation, privacy=privacy, efficiency=_efficiency(session, seconds)
-    )
+    measured = replace(measured, efficiency=_efficiency(session, seconds))
     measured.write(run.evaluation)
     _report(run, measured)
+
+
+def _require_measurable(session: Session) -> None:
+    """Refuses now what would otherwise be refused when the first epoch has been paid for."""
+    settings, info = session.recipe.evaluation, session.dataset.info
+    for attribute in settings.attributes or ():
+        require(
+            attribute in info.groups,
+            "evaluation.attributes",
+            attribute,
+            f"one of the data's group attributes {list(info.groups)}",
+        )
+    require(
+        settings.positive_label is None or settings.positive_label in info.label_names,
+        "evaluation.positive_label",
+        settings.positive_label,
+        f"one of the labels {list(info.label_names)}",
+    )
+    patience = session.recipe.training.early_stopping_patience
+    require(
+        patience is None or len(session.validation) > 0,
+        "training.early_stopping_patience",
+        patience,
+        "validation examples to watch (data.validation_fraction), or null",
+    )
 
 
 def _callbacks(

@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from configs.schema import UserError
+from training.callback_state import CallbackState
 from training.files import sync_directory, write_atomically
 
 _POSITION = "position.json"
@@ -35,12 +35,14 @@ class Position:
     Attributes:
         step: Optimizer steps taken.
         epoch_totals: Sums behind the running metrics of the unfinished epoch.
-        callbacks: Callback class name -> its numbers (best value, patience used up ...).
+        complete: Whether training is over, its last word (averaged or best weights) written.
+        callbacks: What the Keras callbacks remember.
     """
 
     step: int
     epoch_totals: dict[str, float] = field(default_factory=dict)
-    callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    complete: bool = False
+    callbacks: CallbackState = field(default_factory=CallbackState)
 
 
 class Checkpoints:
@@ -49,7 +51,7 @@ class Checkpoints:
     Args:
         directory: Where the checkpoint folders lie.
         model: The whole model.
-        optimizer: Its optimizer, or none to restore weights only.
+        optimizer: Its optimizer, built, or none to restore weights only.
         keep: Newest checkpoints kept.
     """
 
@@ -62,24 +64,25 @@ class Checkpoints:
     ):
         self._directory, self._keep = directory, keep
         # Plain lists of tf.Variables: names inside stay the same whatever Keras tracks beside.
-        tracked = {"model": [v.value for v in model.variables]}
+        self._tracked = {"model": [v.value for v in model.variables]}
         if optimizer is not None:
-            tracked["optimizer"] = [v.value for v in optimizer.variables]
-        self._checkpoint = tf.train.Checkpoint(**tracked)
+            self._tracked["optimizer"] = [v.value for v in optimizer.variables]
+        self._checkpoint = tf.train.Checkpoint(**self._tracked)
 
-    def save(self, position: Position, callbacks: Sequence[keras.callbacks.Callback] = ()) -> Path:
+    def save(self, position: Position) -> Path:
         """Writes a checkpoint and removes the oldest beyond those kept."""
         target = self._directory / f"step-{position.step:08d}"
         partial = self._directory / f".{target.name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         self._checkpoint.write(str(partial / "variables"))
-        numbers, arrays = _state_of(callbacks)
-        np.savez(partial / _ARRAYS, **arrays)
+        np.savez(partial / _ARRAYS, **position.callbacks.arrays)
         document = {
             "step": position.step,
             "epoch_totals": position.epoch_totals,
-            "callbacks": numbers,
+            "complete": position.complete,
+            "callbacks": position.callbacks.numbers,
+            "shapes": self._shapes(),
             "sha256": {file.name: _sha256(file) for file in sorted(partial.iterdir())},
         }
         write_atomically(partial / _POSITION, json.dumps(document, indent=1))
@@ -90,13 +93,14 @@ class Checkpoints:
             shutil.rmtree(old)
         return target
 
-    def restore(self, callbacks: Sequence[keras.callbacks.Callback] = ()) -> Position | None:
+    def restore(self) -> Position | None:
         """Restores the newest checkpoint that is whole; None if there is none.
 
         A damaged one is passed over with a warning.
 
         Raises:
-            UserError: If there are checkpoints but none can be read.
+            UserError: If there are checkpoints but none can be read, or the newest is of another
+                model.
         """
         folders = self._folders()
         for folder in reversed(folders):
@@ -104,20 +108,32 @@ class Checkpoints:
             if document is None:
                 logging.warning("%s is damaged; the checkpoint before it is used.", folder)
                 continue
+            self._refuse_other_shapes(folder, document["shapes"])
             status = self._checkpoint.read(str(folder / "variables"))
-            try:
-                status.assert_existing_objects_matched()
-            except AssertionError as error:
-                raise UserError(
-                    f"{folder}: does not fit this model ({error}). It was written by another "
-                    "recipe or another version."
-                ) from error
+            status.assert_existing_objects_matched()
             with np.load(folder / _ARRAYS) as arrays:
-                _restore_state(callbacks, document["callbacks"], dict(arrays))
-            return Position(document["step"], document["epoch_totals"], document["callbacks"])
+                callbacks = CallbackState(document["callbacks"], dict(arrays))
+            return Position(
+                document["step"], document["epoch_totals"], document["complete"], callbacks
+            )
         if folders:
-            raise UserError(f"{self._directory}: no checkpoint there can be read.")
+            raise UserError(
+                f"{self._directory}: every checkpoint there is damaged, so the weights are lost. "
+                "Start again in another run directory."
+            )
         return None
+
+    def _shapes(self) -> dict[str, list[list[int]]]:
+        return {name: [list(v.shape) for v in tracked] for name, tracked in self._tracked.items()}
+
+    def _refuse_other_shapes(self, folder: Path, saved: dict[str, list[list[int]]]) -> None:
+        for name, shapes in self._shapes().items():
+            if saved.get(name) != shapes:
+                raise UserError(
+                    f"{folder}: was written for another {name}: its {len(saved.get(name, []))} "
+                    f"variables do not have the shapes of the {len(shapes)} expected. Use the "
+                    "recipe it was written with (config.yaml beside it)."
+                )
 
     def _folders(self) -> list[Path]:
         return sorted(self._directory.glob("step-*"))
@@ -135,38 +151,9 @@ def _sha256(file: Path) -> str:
 def _read_position(folder: Path) -> dict[str, Any] | None:
     try:
         document = json.loads((folder / _POSITION).read_text(encoding="utf-8"))
-        whole = all(_sha256(folder / name) == sha for name, sha in document["sha256"].items())
+        whole = {"step", "epoch_totals", "complete", "callbacks", "shapes"} <= set(
+            document
+        ) and all(_sha256(folder / name) == sha for name, sha in document["sha256"].items())
     except (OSError, ValueError, KeyError):
         return None
     return document if whole else None
-
-
-def _state_of(
-    callbacks: Sequence[keras.callbacks.Callback],
-) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
-    """What callbacks remember: numbers, and EarlyStopping's best weights."""
-    numbers: dict[str, dict[str, Any]] = {}
-    arrays: dict[str, np.ndarray] = {}
-    for callback in callbacks:
-        name = type(callback).__name__
-        numbers[name] = {
-            key: value.item() if isinstance(value, np.generic) else value
-            for key, value in vars(callback).items()
-            if isinstance(value, (bool, int, float, np.number)) and not key.startswith("_")
-        }
-        for i, weight in enumerate(getattr(callback, "best_weights", None) or []):
-            arrays[f"{name}/{i:05d}"] = np.asarray(weight)
-    return numbers, arrays
-
-
-def _restore_state(
-    callbacks: Sequence[keras.callbacks.Callback],
-    numbers: dict[str, dict[str, Any]],
-    arrays: dict[str, np.ndarray],
-) -> None:
-    for callback in callbacks:
-        name = type(callback).__name__
-        vars(callback).update(numbers.get(name, {}))
-        weights = [arrays[key] for key in sorted(arrays) if key.startswith(f"{name}/")]
-        if weights:
-            callback.best_weights = weights

@@ -3,37 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
 
 from data.pipeline import PreparedSplit, batches_of
 from training.batching import Batching
-from training.loop import Feed
 
 
-def feed_from(
-    prepared: PreparedSplit, batching: Batching, strategy: tf.distribute.Strategy
-) -> Feed:
+@dataclass(frozen=True)
+class ReplicaFeed:
     """A feed of `prepared` examples as `batching` draws them.
 
     Every worker draws the same indices and reads only its own replicas' rows.
+
+    Attributes:
+        prepared: The training examples.
+        batching: Which of them form each step.
+        strategy: The replicas.
     """
 
-    def dataset(first: int, last: int, mine: range) -> tf.data.Dataset:
-        return batches_of(
-            prepared, lambda: batching.shares(first, last, mine), batching.replica_size
-        )
+    prepared: PreparedSplit
+    batching: Batching
+    strategy: tf.distribute.Strategy
 
-    def feed(first: int, last: int) -> Iterator[Any]:
-        if batching.replicas == 1:
-            return iter(dataset(first, last, range(1)))
+    def __call__(self, first: int, last: int) -> Iterator[Any]:
+        """The physical batches of steps `first` to `last`, one Batch a replica."""
+        return iter(self._dataset(first, last))
+
+    @property
+    def element_spec(self) -> Any:
+        """Structure, shapes and dtypes of what the feed gives, for a step to be traced with."""
+        return self._dataset(0, 0).element_spec
+
+    def _dataset(self, first: int, last: int) -> Any:
+        if self.batching.replicas == 1:
+            return self._of_replicas(first, last, range(1))
 
         def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
             local = context.num_replicas_in_sync // context.num_input_pipelines
             start = context.input_pipeline_id * local
-            return dataset(first, last, range(start, start + local))
+            return self._of_replicas(first, last, range(start, start + local))
 
-        return iter(strategy.distribute_datasets_from_function(of_worker))
+        return self.strategy.distribute_datasets_from_function(of_worker)
 
-    return feed
+    def _of_replicas(self, first: int, last: int, mine: range) -> tf.data.Dataset:
+        return batches_of(
+            self.prepared,
+            lambda: self.batching.shares(first, last, mine),
+            self.batching.replica_size,
+        )

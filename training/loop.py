@@ -17,6 +17,7 @@ import keras
 
 from configs.schema import UserError
 from training.batching import Batching
+from training.callback_state import CallbackState
 from training.checkpoints import Checkpoints, Position
 from training.privacy.ledger import Ledger
 from training.randomness import Randomness
@@ -77,47 +78,60 @@ class Loop:
     def run(self) -> int:
         """Trains from the newest checkpoint, or from the start, to the end.
 
+        A run that is complete is left as it is: no callback is called, nothing is trained.
+
         Returns:
             Optimizer steps taken in all.
 
         Raises:
-            UserError: If the loss is no longer finite.
+            UserError: If the loss or the weights are no longer finite.
         """
-        position = self.checkpoints.restore(self.callbacks) or Position(0)
-        self._totals = defaultdict(float, position.epoch_totals)
-        done, length = position.step, self.length
+        position = self.checkpoints.restore() or Position(0)
+        if position.complete:
+            return position.step
         self.model.stop_training = False
         callbacks = keras.callbacks.CallbackList(
             list(self.callbacks),
             add_progbar=bool(self.verbose),
             model=self.model,
             verbose=self.verbose,
-            epochs=length.epochs,
-            steps=length.steps_per_epoch,
+            epochs=self.length.epochs,
+            steps=self.length.steps_per_epoch,
         )
         callbacks.on_train_begin()
-        batches = self.feed(done, length.steps)
-        while done < length.steps and not self.model.stop_training:
-            epoch, within = divmod(done, length.steps_per_epoch)
-            if within == 0:
-                self._totals = defaultdict(float)
-            callbacks.on_epoch_begin(epoch)
-            last = min((epoch + 1) * length.steps_per_epoch, length.steps)
-            for step in range(done, last):
-                if not self._within_budget(step):
-                    self.model.stop_training = True
-                    break
-                callbacks.on_train_batch_begin(step - epoch * length.steps_per_epoch)
-                self._take(step, batches)
-                done = step + 1
-                callbacks.on_train_batch_end(
-                    done - 1 - epoch * length.steps_per_epoch, self._logs()
-                )
-                if self.checkpoint_every and done % self.checkpoint_every == 0 and done < last:
-                    self._save(done)
-            callbacks.on_epoch_end(epoch, self._logs())
-            self._save(done)
+        position.callbacks.restore(self.callbacks)
+        self._totals = defaultdict(float, position.epoch_totals)
+        batches = self.feed(position.step, self.length.steps)
+        done = position.step
+        while done < self.length.steps and not self.model.stop_training:
+            done = self._epoch(done, callbacks, batches)
+        self.step.finalize()
         callbacks.on_train_end(self._logs())
+        self._save(done, complete=True)
+        return done
+
+    def _epoch(self, done: int, callbacks: Any, batches: Iterator[Any]) -> int:
+        """Runs the epoch that comes after `done` steps, or what is left of it."""
+        epoch, within = divmod(done, self.length.steps_per_epoch)
+        if within == 0:
+            self._totals = defaultdict(float)
+        callbacks.on_epoch_begin(epoch)
+        first = epoch * self.length.steps_per_epoch
+        last = min(first + self.length.steps_per_epoch, self.length.steps)
+        while done < last and not self.model.stop_training:
+            if not self._within_budget(done):
+                self.model.stop_training = True
+                break
+            callbacks.on_train_batch_begin(done - first)
+            self._take(done, batches)
+            callbacks.on_train_batch_end(done - first, self._logs())
+            self._require_finite(math.isfinite(self._totals["loss"]))
+            done += 1
+            if self.checkpoint_every and done % self.checkpoint_every == 0 and done < last:
+                self._save(done)
+        callbacks.on_epoch_end(epoch, self._logs())
+        if done < self.length.steps and not self.model.stop_training:
+            self._save(done)
         return done
 
     def _within_budget(self, step: int) -> bool:
@@ -144,14 +158,19 @@ class Loop:
         self._tally(self.step.finish(next(batches), seeds, accumulated=count > 1))
 
     def _tally(self, totals: StepTotals) -> None:
-        if not math.isfinite(totals.loss) and self.ledger is None:
-            raise UserError(
-                "training: the loss is no longer finite. Lower training.optimizer.learning_rate, "
-                "or look for broken values in the data. The last checkpoint is kept."
-            )
         for name, value in vars(totals).items():
-            if math.isfinite(value):
+            # A private step leaves examples out whose gradient is not finite; so does the mean.
+            if math.isfinite(value) or self.ledger is None:
                 self._totals[name] += value
+
+    def _require_finite(self, finite: bool) -> None:
+        if finite or self.model.stop_training:  # a callback (TerminateOnNaN) may prefer to stop
+            return
+        raise UserError(
+            "training: the loss or the weights are no longer finite. Lower "
+            "training.optimizer.learning_rate, or look for broken values in the data. The last "
+            "checkpoint is kept."
+        )
 
     def _logs(self) -> dict[str, float]:
         examples = max(self._totals["examples"], 1.0)
@@ -163,6 +182,8 @@ class Loop:
             logs["non_finite_examples"] = self._totals["non_finite"]
         return logs
 
-    def _save(self, done: int) -> None:
-        position = Position(done, dict(self._totals))
-        self.checkpoints.save(position, self.callbacks)
+    def _save(self, done: int, *, complete: bool = False) -> None:
+        # A private step passes over non-finite examples; its weights, which ε covers, tell.
+        self._require_finite(self.step.weights_are_finite())
+        state = CallbackState.of(self.callbacks)
+        self.checkpoints.save(Position(done, dict(self._totals), complete, state))

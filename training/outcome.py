@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
+
 from configs.schema import Recipe, UserError
 from data import Dataset, DatasetInfo
 from data.contracts import Provenance
@@ -15,7 +17,6 @@ from training.checkpoints import Checkpoints
 from training.files import write_atomically
 from training.privacy.ledger import Ledger
 from training.run_directory import RunDirectory
-from training.session import Session
 
 
 def write_dataset_card(run: RunDirectory, dataset: Dataset) -> None:
@@ -59,11 +60,16 @@ def read_dataset_card(run: RunDirectory) -> DatasetInfo:
         raise UserError(f"{run.dataset_card}: cannot be read ({error}).") from error
 
 
-def describe_privacy(session: Session, ledger: Ledger | None) -> dict[str, Any] | None:
-    """The privacy section of an evaluation; None without privacy."""
-    plan = session.plan
-    if plan is None or ledger is None:
+def describe_privacy(ledger: Ledger | None, *, reproducible: bool) -> dict[str, Any] | None:
+    """The privacy section of an evaluation; None without privacy.
+
+    Args:
+        ledger: What was released.
+        reproducible: Whether the recipe fixes the seed of the noise.
+    """
+    if ledger is None:
         return None
+    plan = ledger.plan
     return {
         "epsilon": ledger.epsilon,
         "delta": plan.delta,
@@ -72,8 +78,8 @@ def describe_privacy(session: Session, ledger: Ledger | None) -> dict[str, Any] 
         "clipping_norm": plan.clipping_norm,
         "sampling_probability": plan.sampling_probability,
         "accountant": plan.accountant,
-        "reproducible": session.randomness.reproducible,
-        "statement": plan.statement(ledger.releases, reproducible=session.randomness.reproducible),
+        "reproducible": reproducible,
+        "statement": plan.statement(ledger.releases, reproducible=reproducible),
     }
 
 
@@ -92,6 +98,7 @@ def restore_model(run: RunDirectory, recipe: Recipe) -> tuple[BuiltModel, Datase
         UserError: If the run has no readable checkpoint.
     """
     info = read_dataset_card(run)
+    keras.config.set_dtype_policy(recipe.training.precision)
     built = build(
         recipe.model,
         num_classes=len(info.label_names),

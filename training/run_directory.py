@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from configs.schema import UserError
 from training.files import write_atomically
@@ -51,26 +54,37 @@ class RunDirectory:
     def export(self) -> Path:
         return self.root / "export"
 
+    def refuse_other(self, recipe_text: str) -> None:
+        """Makes sure that a recipe may write here; writes nothing.
+
+        Raises:
+            UserError: If the directory belongs to another recipe, or is a folder of something
+                else.
+        """
+        if self.config.exists():
+            changes = _differences(self.config.read_text(encoding="utf-8"), recipe_text)
+            if changes:
+                raise UserError(
+                    f"{self.root}: holds a run of another recipe ({changes}). Continue it with its "
+                    f"own recipe ({self.config.name} there), or name another directory with --run."
+                )
+        elif self.root.is_file() or (self.root.exists() and any(self.root.iterdir())):
+            raise UserError(f"{self.root}: is no run directory. Name another one with --run.")
+
     def open(self, recipe_text: str) -> None:
         """Creates the directory for a recipe, or reopens it for the same recipe.
 
         Raises:
-            UserError: If it belongs to another recipe, or is a folder of something else.
+            UserError: As `refuse_other`, or if the directory cannot be created.
         """
+        self.refuse_other(recipe_text)
         if self.config.exists():
-            if self.config.read_text(encoding="utf-8") != recipe_text:
-                raise UserError(
-                    f"{self.root}: holds a run of another recipe (see {self.config.name}). "
-                    "Continue it with its own recipe, or name another directory with --run."
-                )
             return
-        if self.root.exists() and any(self.root.iterdir()):
-            raise UserError(f"{self.root}: is not empty and holds no run. Name another directory.")
         try:
             self.root.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.config, recipe_text)
         except OSError as error:
-            raise UserError(f"{self.root}: cannot be created ({error.strerror}).") from error
-        write_atomically(self.config, recipe_text)
+            raise UserError(f"{self.root}: cannot be written ({error.strerror}).") from error
 
     @classmethod
     def existing(cls, root: str | Path) -> RunDirectory:
@@ -83,3 +97,24 @@ class RunDirectory:
         if not run.config.exists():
             raise UserError(f"{root}: is not a run directory (it has no config.yaml).")
         return run
+
+
+def _differences(there: str, here: str) -> str:
+    """The first settings in which two recipes differ; "" if they are the same."""
+    try:
+        old, new = _flat(yaml.safe_load(there)), _flat(yaml.safe_load(here))
+    except yaml.YAMLError:
+        return "its config.yaml cannot be read"
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    shown = [f"{key} is {old.get(key)!r} there, {new.get(key)!r} here" for key in keys[:3]]
+    return "; ".join([*shown, *(["..."] if len(keys) > len(shown) else [])])
+
+
+def _flat(document: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(document, dict) or not document:
+        return {prefix.rstrip("."): document}
+    return {
+        key: value
+        for name, inner in document.items()
+        for key, value in _flat(inner, f"{prefix}{name}.").items()
+    }

@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -20,7 +21,7 @@ from data import Dataset, PreparedSplit
 from models import BuiltModel
 from training.batching import Batching, ShuffledSampler
 from training.checkpoints import Checkpoints
-from training.feeding import feed_from
+from training.feeding import ReplicaFeed
 from training.frozen_features import fits_in_memory, through_prefix
 from training.loop import Length, Loop
 from training.losses import cross_entropy
@@ -108,13 +109,6 @@ class Session:
     train: PreparedSplit
     validation: PreparedSplit
 
-    def prepare(self, split: str) -> PreparedSplit:
-        """Another split's examples as the trained part takes them."""
-        prepared = data.prepare(self.dataset.split(split), self.model.built.preprocess)
-        return (
-            prepared if self.model.prefix is None else through_prefix(prepared, self.model.prefix)
-        )
-
     def loop(
         self,
         run: RunDirectory,
@@ -122,7 +116,11 @@ class Session:
         ledger: Ledger | None,
         verbose: int = 1,
     ) -> Loop:
-        """The training loop of this session, saving into `run`."""
+        """The training loop of this session, saving into `run`; nothing is written yet.
+
+        Raises:
+            UserError: For an optimizer, a class weight or a model that cannot be trained so.
+        """
         settings = self.recipe.training
         replicas = self.strategy.num_replicas_in_sync
         size = physical_size(
@@ -137,6 +135,8 @@ class Session:
         optimizer, step = self._step(
             accumulates=self.plan is not None or size < settings.batch_size
         )
+        feed = ReplicaFeed(self.train, batching, self.strategy)
+        step.trace(feed.element_spec)
         model = self.model.built.model
         # The whole model carries the optimizer, because that is where Keras callbacks look.
         model.optimizer = optimizer
@@ -145,7 +145,7 @@ class Session:
             step=step,
             length=self.length,
             batching=batching,
-            feed=feed_from(self.train, batching, self.strategy),
+            feed=feed,
             randomness=self.randomness,
             checkpoints=Checkpoints(run.checkpoints, model, optimizer, settings.keep_checkpoints),
             ledger=ledger,
@@ -159,7 +159,7 @@ class Session:
         with self.strategy.scope():
             optimizer = build_optimizer(settings.optimizer, self.length.steps)
         loss = cross_entropy(self.dataset.info.label_names, settings.class_weights)
-        common = {
+        common: dict[str, Any] = {
             "accumulates": accumulates,
             "l2": settings.l2,
             "jit_compile": settings.jit_compile,
@@ -190,7 +190,8 @@ def open_session(recipe: Recipe) -> Session:
     settings = recipe.training
     randomness = Randomness.from_seed(settings.seed)
     if settings.seed is not None:
-        keras.utils.set_random_seed(settings.seed)
+        # Nothing here draws from a global generator, which is therefore left alone; the sums
+        # that TensorFlow adds up in no fixed order are what this is for.
         tf.config.experimental.enable_op_determinism()
     strategy = resolve_strategy(settings.strategy)
     keras.config.set_dtype_policy(settings.precision)
@@ -213,7 +214,7 @@ def open_session(recipe: Recipe) -> Session:
     train = data.prepare(dataset.train, built.preprocess)
     validation = data.prepare(dataset.validation, built.preprocess)
     prefix, trained = models.split_frozen_prefix(built)
-    examples = len(train) + len(validation) + len(dataset.test)
+    examples = len(train) + len(validation)
     if prefix is not None and fits_in_memory(prefix, examples, settings.cache_frozen_gb * 1e9):
         logging.info("Computing the frozen layers once for %d examples.", len(train))
         train, validation = through_prefix(train, prefix), through_prefix(validation, prefix)

@@ -72,7 +72,7 @@ class TrainingStep(ABC):
             )
             self._accumulated_examples = self._local_total(())
 
-        def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+        def compiled(function: Callable[..., Any]) -> Any:
             # Without autograph, errors reach the user as they were raised.
             return tf.function(
                 lambda *arguments: self._totals(strategy.run(function, arguments)),
@@ -83,7 +83,7 @@ class TrainingStep(ABC):
         self._add = compiled(self._replica_add)
         self._finish_alone = compiled(self._replica_finish)
         self._finish_accumulated = compiled(
-            lambda *arguments: self._replica_finish(*arguments, accumulated=True)
+            lambda batch, seeds: self._replica_finish(batch, seeds, accumulated=True)
         )
 
     @staticmethod
@@ -119,6 +119,30 @@ class TrainingStep(ABC):
         """
         run = self._finish_accumulated if accumulated else self._finish_alone
         return _read(run(batch, tf.constant(seeds)))
+
+    def trace(self, batch: Any) -> None:
+        """Compiles the step for batches like `batch`, so that a refused model is refused now.
+
+        Args:
+            batch: The feed's `element_spec`.
+
+        Raises:
+            UserError: If the model cannot be trained privately; names layer and remedy.
+        """
+        seeds = tf.TensorSpec((max(1, len(self._variables)), 2), tf.int64)
+        self._finish_alone.get_concrete_function(batch, seeds)
+
+    def finalize(self) -> None:
+        """To be called once, after the last step: the optimizer's last word on the weights.
+
+        With `use_ema` it replaces them by their moving average; most optimizers have none.
+        """
+        with self._strategy.scope():
+            self._optimizer.finalize_variable_values(self._variables)
+
+    def weights_are_finite(self) -> bool:
+        """Whether every trainable weight is a number."""
+        return all(bool(np.isfinite(v.numpy()).all()) for v in self._variables)
 
     def _totals(self, per_replica: dict[str, Any]) -> dict[str, tf.Tensor]:
         return {
@@ -165,12 +189,17 @@ class TrainingStep(ABC):
             terms = [
                 self._l2 * tf.reduce_sum(tf.square(value))
                 for variable, value in zip(self._variables, values, strict=True)
-                if self._l2 and len(variable.shape) >= 2
+                if self._l2 and _is_kernel(variable)
             ]
             terms += [r(v) for r, v in zip(regularizers, values, strict=True) if r is not None]
             penalty = tf.add_n([tf.cast(term, tf.float32) for term in terms])
         found = tape.gradient(penalty, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in found]
+
+
+def _is_kernel(variable: keras.Variable) -> bool:
+    # EinsumDense gives biases of two axes (heads, width).
+    return len(variable.shape) >= 2 and "bias" not in variable.name
 
 
 def _read(totals: dict[str, tf.Tensor]) -> StepTotals:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal, Optional
 
 from configs.schema.errors import require
@@ -34,13 +35,13 @@ class PrivacySettings:
 
     def __post_init__(self) -> None:
         require(
-            self.epsilon is None or self.epsilon > 0,
+            self.epsilon is None or 0 < self.epsilon < inf,
             "privacy.epsilon",
             self.epsilon,
             "a number > 0",
         )
         require(
-            self.noise_multiplier is None or self.noise_multiplier > 0,
+            self.noise_multiplier is None or 0 < self.noise_multiplier < inf,
             "privacy.noise_multiplier",
             self.noise_multiplier,
             "a number > 0",
@@ -51,11 +52,23 @@ class PrivacySettings:
             self.delta,
             "a probability in (0, 1)",
         )
-        require(self.clipping_norm > 0, "privacy.clipping_norm", self.clipping_norm, "a number > 0")
+        require(
+            0 < self.clipping_norm < inf,
+            "privacy.clipping_norm",
+            self.clipping_norm,
+            "a number > 0",
+        )
         if self.enabled:
             require(
-                (self.epsilon is None) != (self.noise_multiplier is None),
+                self.epsilon is not None or self.noise_multiplier is not None,
                 "privacy.epsilon",
                 self.epsilon,
-                "exactly one of privacy.epsilon and privacy.noise_multiplier to be set",
+                "a number > 0, because privacy is enabled and privacy.noise_multiplier is not set",
+            )
+            require(
+                self.epsilon is None or self.noise_multiplier is None,
+                "privacy.noise_multiplier",
+                self.noise_multiplier,
+                f"null where privacy.epsilon is set (it is {self.epsilon}); one follows from the "
+                "other",
             )

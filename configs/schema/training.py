@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Literal, Optional
 
 from configs.schema.errors import require
@@ -32,7 +33,10 @@ class OptimizerSettings:
     def __post_init__(self) -> None:
         prefix = "training.optimizer"
         require(
-            self.learning_rate > 0, f"{prefix}.learning_rate", self.learning_rate, "a number > 0"
+            0 < self.learning_rate < inf,
+            f"{prefix}.learning_rate",
+            self.learning_rate,
+            "a number > 0",
         )
         for name in ("warmup_fraction", "final_fraction"):
             value = getattr(self, name)
@@ -94,7 +98,10 @@ class TrainingSettings:
             "either training.epochs or training.steps, not both",
         )
         require(
-            self.epochs is None or self.epochs > 0, "training.epochs", self.epochs, "a number > 0"
+            self.epochs is None or 0 < self.epochs < inf,
+            "training.epochs",
+            self.epochs,
+            "a number > 0",
         )
         for name in (
             "steps",
@@ -106,4 +113,4 @@ class TrainingSettings:
         ):
             value = getattr(self, name)
             require(value is None or value >= 1, f"training.{name}", value, "a whole number >= 1")
-        require(self.l2 >= 0, "training.l2", self.l2, "a number >= 0")
+        require(0 <= self.l2 < inf, "training.l2", self.l2, "a number >= 0")

@@ -27,7 +27,7 @@ class Ledger:
     """An append-only record of releases under one plan.
 
     Args:
-        path: The ledger file; created with its header if absent.
+        path: The ledger file; created by the first release if absent.
         plan: The plan every release falls under.
 
     Raises:
@@ -40,10 +40,25 @@ class Ledger:
         self._releases: set[tuple[int, str]] = set()
         if path.exists():
             self._read()
-        else:
-            self._append(
-                {"ledger": _VERSION, "plan": asdict(plan), "fingerprint": plan.fingerprint}
-            )
+
+    @classmethod
+    def existing(cls, path: Path) -> Ledger:
+        """The ledger at `path` with the plan written in it.
+
+        Raises:
+            UserError: If it cannot be read.
+        """
+        try:
+            with open(path, encoding="utf-8") as file:
+                plan = PrivacyPlan(**json.loads(file.readline())["plan"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _damaged(path, error) from error
+        return cls(path, plan)
+
+    @property
+    def plan(self) -> PrivacyPlan:
+        """The plan every release falls under."""
+        return self._plan
 
     @property
     def releases(self) -> int:
@@ -69,6 +84,10 @@ class Ledger:
         """
         if (step, randomness) in self._releases:
             return
+        if not self._path.exists():
+            plan = asdict(self._plan)
+            header = {"ledger": _VERSION, "plan": plan, "fingerprint": self._plan.fingerprint}
+            write_atomically(self._path, json.dumps(header) + "\n")
         self._append({"release": step, "randomness": randomness})
         self._releases.add((step, randomness))
 
@@ -87,10 +106,7 @@ class Ledger:
             fingerprint = header["fingerprint"]
             releases = {(entry["release"], entry["randomness"]) for entry in entries}
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{self._path}: the privacy ledger is damaged ({error}), so what was spent is "
-                "unknown. Start a new run directory; this run's budget counts as spent."
-            ) from error
+            raise _damaged(self._path, error) from error
         if fingerprint != self._plan.fingerprint:
             raise UserError(
                 f"{self._path}: the ledger was written under another privacy plan (clipping, "
@@ -104,3 +120,10 @@ class Ledger:
             cut = {"release": len(entries), "randomness": f"cut off: {rest}"}
             write_atomically(self._path, "\n".join([*complete, json.dumps(cut), ""]))
             self._releases.add((cut["release"], cut["randomness"]))
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path}: the privacy ledger is damaged ({error}), so what was spent is unknown. Start a "
+        "new run directory; this run's budget counts as spent."
+    )
