@@ -7,8 +7,9 @@ tokens long.
 
 A sentence encoder reads sizes from words better than from digits, so every number also comes
 with a word for its size. The words' bounds are everyday ones (a 40-hour week, the 1-2-5 ladder
-for money) and every phrase follows from the public data dictionary: none was fitted to the
-training data, so describing a record costs no privacy.
+for money), not fitted ones, and each record is described by itself. The style of wording was
+chosen by cross-validating six of them on training records; like any choice of hyper-parameters
+on the data itself, no epsilon covers that.
 """
 
 from __future__ import annotations
