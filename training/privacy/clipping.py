@@ -32,8 +32,7 @@ import keras
 import tensorflow as tf
 
 from training.privacy.gradients import PerExampleGradient, merge
-from training.privacy.rules import rule_for
-from training.privacy.taps import Tap, find_sites, recording
+from training.privacy.taps import Sites, Tap, find_sites, tapped_forward
 
 # (labels (batch,), logits (batch, classes)) -> losses (batch,)
 PerExampleLoss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -84,7 +83,7 @@ def per_example_gradients(
     inputs: Any,
     labels: tf.Tensor,
     mask: tf.Tensor,
-    sites: list[keras.Layer],
+    sites: Sites,
 ) -> tuple[dict[int, PerExampleGradient], tf.Tensor, tf.Tensor]:
     """Factored per-example gradients of every trainable variable.
 
@@ -96,18 +95,17 @@ def per_example_gradients(
     if batch_size is None:
         raise ValueError("The batch size must be static. Received: mask of shape (None,)")
     with tf.GradientTape(watch_accessed_variables=False, persistent=False) as tape:
-        with recording(sites, batch_size, tape.watch) as seen:
-            logits = tf.cast(model(inputs, training=True), tf.float32)
-        seen.raise_refusals()
+        outputs, taps = tapped_forward(model, inputs, batch_size, sites, tape.watch)
+        logits = tf.cast(outputs, tf.float32)
         losses = loss(labels, logits)
         losses.shape.assert_is_compatible_with([batch_size])
         # `where`, not a product: a padding row may hold anything, even a NaN loss.
         losses = tf.where(mask, losses, 0.0)
         total = tf.reduce_sum(losses)
-    flat = [output for tap in seen.taps for output in tap.outputs]
+    flat = [output for tap in taps for output in tap.outputs]
     flat_gradients = iter(tape.gradient(total, flat))
     uses: dict[int, list[PerExampleGradient]] = defaultdict(list)
-    for tap in seen.taps:
+    for tap in taps:
         gradients = [next(flat_gradients) for _ in tap.outputs]
         for variable, gradient in _gradients_at(tap, gradients):
             uses[id(variable)].append(gradient)
@@ -121,7 +119,7 @@ def _gradients_at(tap: Tap, gradients: list[tf.Tensor | None]) -> list:
         tf.zeros_like(output) if gradient is None else tf.convert_to_tensor(gradient)
         for output, gradient in zip(tap.outputs, gradients, strict=True)
     ]
-    return rule_for(tap.layer).gradients(tap.layer, tap.args, tap.kwargs, dense)
+    return tap.rule.gradients(tap.layer, tap.args, tap.kwargs, dense)
 
 
 def clipped_gradient_sum(
@@ -129,7 +127,7 @@ def clipped_gradient_sum(
     loss: PerExampleLoss,
     batch: dict[str, Any],
     clipping_norm: tf.Tensor | float,
-    sites: list[keras.Layer] | None = None,
+    sites: Sites | None = None,
 ) -> ClippedSum:
     """Sum over a batch of per-example gradients, each clipped to L2 norm `clipping_norm`.
 

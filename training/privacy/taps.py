@@ -1,19 +1,20 @@
 """Taps: what every trainable layer received and produced during one forward pass.
 
-While `recording` is active, each layer that owns trainable variables runs as usual, and leaves
-behind a `Tap`: its arguments and its output *before* any fused activation. The backward pass then
-gives the loss gradient at those outputs, and the layer's rule (`training.privacy.rules`) turns
-the two into per-example gradients of its variables.
+`tapped_forward` runs a model as usual and leaves behind a `Tap` for every call of every layer
+that owns trainable variables: its arguments and its output *before* any fused activation. The
+backward pass then gives the loss gradient at those outputs, and the layer's rule
+(`training.privacy.rules`) turns the two into per-example gradients of its variables.
 
 Layers are tapped by replacing `layer.call` for the time of the trace, which is what makes nested
 models, functional graphs, shared layers and layers called several times work without the model
-being rewritten.
+being rewritten. Which layers are tapped, and which tensors carry examples on their first axis, is
+settled beforehand by a survey (`training.privacy.survey`), never guessed from sizes.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,10 @@ import tensorflow as tf
 
 from configs.schema import UserError
 from training.privacy.rules import Rule, owned_variables, rule_for
+from training.privacy.rules.fallback import FALLBACK, Shared
+
+
+_SURVEYS = 4
 
 
 @dataclass(frozen=True)
@@ -31,26 +36,48 @@ class Tap:
 
     Attributes:
         layer: The layer.
-        args: Positional arguments of the call; every batched tensor has leading axis batch.
-        kwargs: Keyword arguments of the call.
-        outputs: Flat list of output tensors, before any fused activation.
+        rule: The rule that knows its gradients.
+        args: Positional arguments of the call. Every tensor has leading axis batch; one that has
+            not is wrapped in `Shared`.
+        kwargs: Keyword arguments of the call, likewise.
+        outputs: Flat list of floating-point output tensors, before any fused activation.
     """
 
     layer: keras.Layer
+    rule: Rule
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     outputs: list[tf.Tensor]
 
 
-def find_sites(model: keras.Model) -> list[keras.Layer]:
-    """The layers to tap: each trainable variable of `model` belongs to exactly one of them.
+class Sites(list[keras.Layer]):
+    """The layers to tap, and what surveys of the model have learnt about them.
 
-    A layer that owns variables *and* holds layers that do, or whose layers run inside a loop of
-    its own (recurrent layers, TimeDistributed), is tapped as a whole.
-
-    Raises:
-        UserError: If a trainable variable belongs to no layer, so that no rule would see it.
+    Attributes:
+        model: The model whose layers they are.
+        whole: Ids of layers tapped as a whole, by the fallback, whatever their class; grown by
+            surveys.
+        batched: Survey key -> for each call in order, which of its flattened arguments are
+            batched.
     """
+
+    def __init__(self, model: keras.Model, whole: Iterable[int] = ()):
+        self.model = model
+        self.whole: set[int] = set(whole)
+        self.batched: dict[Any, list[list[bool]]] = {}
+        super().__init__(_sites_of(model, self.whole))
+
+    def tap_whole(self, layer: keras.Layer) -> None:
+        """Taps `layer` as a whole from now on, in place of the layers inside it."""
+        self.whole.add(id(layer))
+        self[:] = _sites_of(self.model, self.whole)
+        self.batched.clear()
+
+    def rule_for(self, layer: keras.Layer) -> Rule:
+        return FALLBACK if id(layer) in self.whole else rule_for(layer)
+
+
+def _sites_of(model: keras.Model, whole: set[int]) -> list[keras.Layer]:
     sites: list[keras.Layer] = []
     seen: set[int] = set()
 
@@ -60,13 +87,28 @@ def find_sites(model: keras.Model) -> list[keras.Layer]:
         seen.add(id(layer))
         if not layer.trainable_variables:
             return
-        if owned_variables(layer) or rule_for(layer).whole:
+        tapped_whole = id(layer) in whole or rule_for(layer).whole
+        if tapped_whole or owned_variables(layer):
             sites.append(layer)
+        if tapped_whole or (owned_variables(layer) and rule_for(layer).covers_inner):
             return
         for inner in layer._flatten_layers(include_self=False, recursive=False):
             visit(inner)
 
     visit(model)
+    return sites
+
+
+def find_sites(model: keras.Model) -> Sites:
+    """The layers to tap, so that every use of every trainable variable is seen by one tap.
+
+    A layer that owns variables *and* holds layers that do, or whose layers run inside a loop of
+    its own (recurrent layers, TimeDistributed), is tapped as a whole.
+
+    Raises:
+        UserError: If a trainable variable belongs to no layer, so that no rule would see it.
+    """
+    sites = Sites(model)
     covered = {id(v) for site in sites for v in site.trainable_variables}
     for variable in model.trainable_variables:
         if id(variable) not in covered:
@@ -77,97 +119,160 @@ def find_sites(model: keras.Model) -> list[keras.Layer]:
     return sites
 
 
-def _with_batch_axis(x: Any, batch_size: int) -> Any:
-    """Repeats a constant row (1, ...) over the batch, so that its gradient is per example.
+def tapped_forward(
+    model: keras.Model,
+    inputs: Any,
+    batch_size: int,
+    sites: Sites,
+    watch: Callable[[tf.Tensor], None],
+) -> tuple[Any, list[Tap]]:
+    """Runs `model(inputs, training=True)` and records every call of every site.
 
-    Position ids of shape (1, time) looked up once and broadcast afterwards are the usual case:
-    the gradient at an unbatched output is already summed over examples, too late to clip.
+    Args:
+        model: The model.
+        inputs: Its inputs; every tensor has leading axis batch.
+        batch_size: Examples in the batch, static.
+        sites: From `find_sites`; a survey may change it in place.
+        watch: Called with every tapped output (a gradient tape's `watch`).
+
+    Returns:
+        The model's outputs, and the taps in call order.
+
+    Raises:
+        UserError: If the model cannot be private; names every layer with the remedy.
     """
-    if not tf.is_tensor(x) or x.shape.rank is None or x.shape.rank == 0 or x.shape[0] != 1:
-        return x
-    return tf.repeat(x, batch_size, axis=0)
+    from training.privacy.survey import survey  # which records, too
+
+    for surveyed_size in range(batch_size + 1, batch_size + 1 + _SURVEYS):
+        batched = survey(model, inputs, batch_size, surveyed_size, sites)
+        with recording(sites, batch_size, watch) as taps:
+            outputs = model(inputs, training=True)
+        # A constant axis may have the very size that was surveyed; then it has not the real one.
+        if all(x.shape[:1] == [batch_size] for tap in taps for x in tap.outputs):
+            return outputs, [
+                _with_shared_marked(tap, flags) for tap, flags in zip(taps, batched, strict=True)
+            ]
+    raise UserError(
+        f"model: constant axes of sizes {batch_size + 1} to {batch_size + _SURVEYS} cannot be told "
+        f"from a batch of {batch_size} examples. Choose another training.physical_batch_size."
+    )
 
 
-def _unbatched_output(layer: keras.Layer, outputs: list[tf.Tensor], batch_size: int) -> str | None:
-    for output in outputs:
-        if output.shape.rank in (None, 0) or output.shape[0] != batch_size:
-            return (
-                f"layer '{layer.path}' ({type(layer).__name__}) gives an output of shape "
-                f"{output.shape}, whose first axis is not the batch of {batch_size} examples, so "
-                "its gradient cannot be told apart by example. Keep the batch axis first and "
-                "apart from the others."
-            )
-    return None
+def call_is_training(layer: keras.Layer, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call of `layer` runs in training mode, as Keras resolved it."""
+    explicit = kwargs.get("training")
+    if explicit is None:
+        explicit = getattr(layer._get_call_context(), "training", None)
+    return bool(explicit)
 
 
-@dataclass(frozen=True)
-class Recording:
-    """What a forward pass left behind.
+@dataclass
+class _Depth:
+    """How many taps are being taken: inside a tap, layers run untapped."""
 
-    Attributes:
-        taps: One for every call of every site, in call order.
-        refusals: Why the model cannot be private, one line a problem.
-    """
-
-    taps: list[Tap] = field(default_factory=list)
-    refusals: list[str] = field(default_factory=list)
-
-    def raise_refusals(self) -> None:
-        """Raises `UserError` naming every problem found, with its remedy."""
-        if self.refusals:
-            raise UserError("model: cannot be trained privately: " + " ".join(self.refusals))
+    value: int = field(default=0)
 
 
 @contextmanager
 def recording(
-    sites: list[keras.Layer], batch_size: int, watch: Callable[[tf.Tensor], None]
-) -> Iterator[Recording]:
-    """Records a `Tap` for every call of every site.
-
-    Args:
-        sites: The layers to tap, from `find_sites`.
-        batch_size: Examples in the batch; the static leading axis of every tapped tensor.
-        watch: Called with every tapped output (a gradient tape's `watch`).
-
-    Yields:
-        The recording, filled as layers are called. Problems are collected, not raised: inside
-        `call` Keras would wrap the error in pages of its own.
-    """
-    seen = Recording()
-
-    def refuse(problem: str | None) -> None:
-        if problem is not None and problem not in seen.refusals:
-            seen.refusals.append(problem)
+    sites: Sites, batch_size: int, watch: Callable[[tf.Tensor], None]
+) -> Iterator[list[Tap]]:
+    """Records a `Tap` for every outermost call of a site, with arguments as they came."""
+    taps: list[Tap] = []
+    depth = _Depth()
 
     def tapped(layer: keras.Layer, rule: Rule, call: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(call)
         def run(*args: Any, **kwargs: Any) -> Any:
-            refuse(rule.refusal(layer, kwargs))
-            tensors = [x for x in tf.nest.flatten((args, kwargs)) if tf.is_tensor(x)]
-            if batch_size > 1 and tensors and all(x.shape[:1] == [1] for x in tensors):
-                args, kwargs = tf.nest.map_structure(
-                    lambda x: _with_batch_axis(x, batch_size), (args, kwargs)
-                )
-            with rule.without_activation(layer) as activation:
-                outputs = call(*args, **kwargs)
-            flat = tf.nest.flatten(outputs)
-            refuse(_unbatched_output(layer, flat, batch_size))
+            if depth.value:
+                return call(*args, **kwargs)
+            args, kwargs = with_batch_axis((args, kwargs), batch_size)
+            kept_args, kept_kwargs = args, kwargs
+            if rule.covers_inner:
+                # A replay needs the training mode and the masks, and the layer may consume them.
+                kept_args, kept_kwargs = tf.nest.map_structure(_copy, (args, kwargs))
+                kept_kwargs = {**kept_kwargs, "training": call_is_training(layer, kwargs)}
+            depth.value += 1
+            try:
+                with rule.without_activation(layer, args, kwargs) as activation:
+                    outputs = call(*args, **kwargs)
+            finally:
+                depth.value -= 1
+            if rule.covers_inner:
+                # One tensor returned twice, or an input returned, must not count twice.
+                outputs = tf.nest.map_structure(_copy, outputs)
+            flat = [x for x in tf.nest.flatten(outputs) if _is_floating(x)]
             for output in flat:
                 watch(output)
-            seen.taps.append(Tap(layer, args, kwargs, flat))
+            taps.append(Tap(layer, rule, kept_args, kept_kwargs, flat))
             return activation(outputs)
 
         return run
 
-    patched = [(layer, layer.__dict__.get("call")) for layer in sites]
+    with replaced_calls((site, tapped(site, sites.rule_for(site), site.call)) for site in sites):
+        yield taps
+
+
+@contextmanager
+def replaced_calls(
+    replacements: Iterable[tuple[keras.Layer, Callable[..., Any]]],
+) -> Iterator[None]:
+    """Gives each layer another `call` for the time of the context."""
+    patched: list[tuple[keras.Layer, Any]] = []
     try:
-        for layer, _ in patched:
+        for layer, call in replacements:
+            patched.append((layer, layer.__dict__.get("call")))
             # Through __dict__, past Keras' attribute tracking, which is closed once built.
-            layer.__dict__["call"] = tapped(layer, rule_for(layer), layer.call)
-        yield seen
+            layer.__dict__["call"] = call
+        yield
     finally:
-        for layer, original in patched:
+        for layer, original in reversed(patched):
             if original is None:
                 layer.__dict__.pop("call", None)
             else:
                 layer.__dict__["call"] = original
+
+
+def with_batch_axis(arguments: Any, batch_size: int) -> Any:
+    """Repeats arguments that are all constant rows (1, ...) over the batch.
+
+    Position ids of shape (1, time) looked up once and broadcast afterwards are the usual case:
+    the gradient at an unbatched output is already summed over examples, too late to clip.
+    """
+    if not is_constant_row(arguments, batch_size):
+        return arguments
+    return tf.nest.map_structure(
+        lambda x: tf.repeat(x, batch_size, axis=0) if tf.is_tensor(x) else x, arguments
+    )
+
+
+def is_constant_row(arguments: Any, batch_size: int) -> bool:
+    """Whether all tensors among the arguments have a leading axis of one, not of the batch."""
+    tensors = [x for x in tf.nest.flatten(arguments) if tf.is_tensor(x)]
+    return batch_size > 1 and bool(tensors) and all(x.shape[:1] == [1] for x in tensors)
+
+
+def _is_floating(x: Any) -> bool:
+    return tf.is_tensor(x) and x.dtype.is_floating
+
+
+def _copy(x: Any) -> Any:
+    """The same tensor under another name, with its Keras mask."""
+    if not tf.is_tensor(x):
+        return x
+    copied = tf.identity(x)
+    mask = getattr(x, "_keras_mask", None)
+    if mask is not None:
+        copied._keras_mask = mask
+    return copied
+
+
+def _with_shared_marked(tap: Tap, batched: list[bool]) -> Tap:
+    if not tap.rule.covers_inner:
+        return tap
+    flat = [
+        x if is_batched or not tf.is_tensor(x) else Shared(x)
+        for x, is_batched in zip(tf.nest.flatten((tap.args, tap.kwargs)), batched, strict=True)
+    ]
+    args, kwargs = tf.nest.pack_sequence_as((tap.args, dict(tap.kwargs)), flat)
+    return Tap(tap.layer, tap.rule, args, kwargs, tap.outputs)

@@ -32,21 +32,22 @@ class Rule(ABC):
     Attributes:
         whole: The layer is tapped as a whole although its variables belong to layers inside it
             (a recurrent layer runs its cell in a loop).
+        covers_inner: The rule gives the gradients of the variables of layers inside the layer,
+            too; else only of those that the layer owns.
     """
 
     whole: bool = False
+    covers_inner: bool = False
 
     def applies_to(self, layer: keras.Layer) -> bool:
         """Whether the formula covers this layer's configuration; if not, the fallback does."""
         return True
 
-    def refusal(self, layer: keras.Layer, kwargs: Mapping[str, Any]) -> str | None:
-        """Why this call cannot be made private, with the remedy; None if it can."""
-        return None
-
     @contextmanager
-    def without_activation(self, layer: keras.Layer) -> Iterator[Callable[[Any], Any]]:
-        """Runs the layer linear; yields the activation to be applied after its tap.
+    def without_activation(
+        self, layer: keras.Layer, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Iterator[Callable[[Any], Any]]:
+        """Runs this call of the layer linear; yields the activation to be applied after its tap.
 
         The rule's formulas hold for the gradient before the activation.
         """
@@ -75,7 +76,9 @@ class FusedActivationRule(Rule):
     """A rule for layers whose `activation` attribute is applied last, inside `call`."""
 
     @contextmanager
-    def without_activation(self, layer: keras.Layer) -> Iterator[Callable[[Any], Any]]:
+    def without_activation(
+        self, layer: keras.Layer, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Iterator[Callable[[Any], Any]]:
         activation = layer.activation
         # Through __dict__: an activation may itself be a layer, which Keras would track.
         layer.__dict__["activation"] = None

@@ -4,11 +4,16 @@ Right for any layer whose output rows depend on their own input rows only: custo
 holding layers, recurrent layers tapped as a whole. Slower than a rule (it runs the layer's
 forward and backward pass again, and holds every example's gradient), so the common layers have
 rules of their own.
+
+Constants, whose first axis is not the batch even where its size is, come wrapped in `Shared` and
+are given whole to every example.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -17,36 +22,55 @@ import tensorflow as tf
 from training.privacy.gradients import Instantiated
 from training.privacy.rules.base import Gradients, Rule
 
+# What vectorisation raises for an operation that it cannot vectorise.
+_NOT_VECTORISABLE = (ValueError, TypeError, NotImplementedError, tf.errors.OpError)
 
-def _uses_randomness(layer: keras.Layer) -> bool:
-    return any(
-        getattr(inner, "rate", 0) or getattr(inner, "dropout", 0)
-        for inner in layer._flatten_layers()
-        if getattr(inner, "seed_generator", None) is not None
-    )
+
+@dataclass(frozen=True)
+class Shared:
+    """A tensor among the arguments of a call that is the same for all examples."""
+
+    tensor: tf.Tensor
+
+
+def _map_examples(
+    function: Callable[[Any], list[tf.Tensor]], examples: list[tf.Tensor], name: str
+) -> list[tf.Tensor]:
+    try:
+        return tf.vectorized_map(function, examples)
+    except _NOT_VECTORISABLE as error:
+        _warn_once(name, str(error).splitlines()[0] if str(error) else type(error).__name__)
+    signature = _signature(function, examples)
+    return tf.map_fn(function, examples, fn_output_signature=signature)
+
+
+def _signature(
+    function: Callable[[Any], list[tf.Tensor]], examples: list[tf.Tensor]
+) -> list[tf.TensorSpec]:
+    rows = [tf.TensorSpec(x.shape[1:], x.dtype) for x in examples]
+    traced = tf.function(lambda *row: function(list(row)), autograph=False)
+    outputs = traced.get_concrete_function(*rows).structured_outputs
+    return [tf.TensorSpec(x.shape, x.dtype) for x in outputs]
+
+
+_warned: set[str] = set()
+
+
+def _warn_once(name: str, reason: str) -> None:
+    if name not in _warned:
+        _warned.add(name)
+        logging.warning(
+            "Layer '%s' cannot be vectorised over examples (%s); its per-example gradients are "
+            "taken one by one, which is slow.",
+            name,
+            reason,
+        )
 
 
 class FallbackRule(Rule):
-    def refusal(self, layer: keras.Layer, kwargs: Mapping[str, Any]) -> str | None:
-        kind = type(layer).__name__
-        if getattr(layer, "stateful", False):
-            return (
-                f"layer '{layer.path}' ({kind}, stateful=True) carries state from one batch to "
-                "the next, which the accounting does not cover. Use stateful=False."
-            )
-        for inner in layer._flatten_layers():
-            if isinstance(inner, keras.layers.BatchNormalization) and inner.trainable:
-                return (
-                    f"layer '{inner.path}' (BatchNormalization inside {kind}) mixes the examples "
-                    "of a batch. Set its trainable to False, or use GroupNormalization."
-                )
-        if kwargs.get("training", True) and _uses_randomness(layer):
-            return (
-                f"layer '{layer.path}' ({kind}) draws random numbers inside (dropout), and its "
-                "private gradient replays the layer, which would draw others. Set its dropout to "
-                "0 and put a Dropout layer beside it."
-            )
-        return None
+    """The rule of every layer that has none of its own."""
+
+    covers_inner = True
 
     def gradients(
         self,
@@ -57,46 +81,53 @@ class FallbackRule(Rule):
     ) -> Gradients:
         variables = layer.trainable_variables
         batch = output_gradients[0].shape[0]
-        flat = tf.nest.flatten((args, dict(kwargs)))
-        batched = [
-            i
-            for i, x in enumerate(flat)
-            if tf.is_tensor(x) and x.shape.rank and x.shape[0] == batch
+        structure = (args, dict(kwargs))
+        flat = tf.nest.flatten(structure)
+        sliced = [i for i, x in enumerate(flat) if _is_row_of(x, batch)]
+        masks = [getattr(flat[i], "_keras_mask", None) for i in sliced]
+        masked = [i for i, mask in zip(sliced, masks, strict=True) if mask is not None]
+        examples = [
+            *(flat[i] for i in sliced),
+            *(mask for mask in masks if mask is not None),
+            *output_gradients,
         ]
-        compute_dtype = layer.compute_dtype
 
-        def one(example: tuple[list[tf.Tensor], list[tf.Tensor]]) -> list[tf.Tensor]:
-            inputs, gradients = example
-            flat_one = list(flat)
-            for position, x in zip(batched, inputs, strict=True):
-                flat_one[position] = x[None]
-            own_args, own_kwargs = tf.nest.pack_sequence_as((args, dict(kwargs)), flat_one)
+        def one(rows: list[tf.Tensor]) -> list[tf.Tensor]:
+            batches_of_one = iter([row[None] for row in rows])
+            flat_one = [x.tensor if isinstance(x, Shared) else x for x in flat]
+            for position in sliced:
+                flat_one[position] = next(batches_of_one)
+            for position in masked:
+                flat_one[position]._keras_mask = next(batches_of_one)
+            own_args, own_kwargs = tf.nest.pack_sequence_as(structure, flat_one)
             values = [tf.convert_to_tensor(v.value) for v in variables]
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(values)
-                with (
-                    keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))),
-                    keras.src.backend.AutocastScope(
-                        compute_dtype if keras.backend.is_float_dtype(compute_dtype) else None
-                    ),
-                ):
-                    outputs = tf.nest.flatten(layer.call(*own_args, **own_kwargs))
+                with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+                    outputs = tf.nest.flatten(layer(*own_args, **own_kwargs))
             found = tape.gradient(
-                outputs,
+                [x for x in outputs if tf.is_tensor(x) and x.dtype.is_floating],
                 values,
-                output_gradients=[g[None] for g in gradients],
+                output_gradients=list(batches_of_one),
                 unconnected_gradients=tf.UnconnectedGradients.ZERO,
             )
             return [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in found]
 
-        stacked = tf.vectorized_map(one, ([flat[i] for i in batched], list(output_gradients)))
+        stacked = _map_examples(one, examples, layer.path)
         return [
             (variable, Instantiated(tf.ensure_shape(values, [batch, *variable.shape])))
             for variable, values in zip(variables, stacked, strict=True)
         ]
 
 
+def _is_row_of(x: Any, batch: int) -> bool:
+    return tf.is_tensor(x) and x.shape.rank and x.shape[0] == batch
+
+
 class WholeLayerRule(FallbackRule):
     """The fallback for layers that run the layers inside them in a loop."""
 
     whole = True
+
+
+FALLBACK = FallbackRule()

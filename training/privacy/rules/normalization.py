@@ -73,21 +73,13 @@ class GroupNormalizationRule(_AffineRule):
         rank = grouped.shape.rank
         group_axis = rank - 2 if layer.axis == -1 else layer.axis
         reduced = [axis for axis in range(1, rank) if axis != group_axis]
-        mean, variance = tf.nn.moments(grouped, axes=reduced, keepdims=True)
+        # As the layer computes them, so that the graph computes them once.
+        mean, variance = ops.moments(grouped, axes=reduced, keepdims=True)
         return tf.reshape((grouped - mean) * tf.math.rsqrt(variance + layer.epsilon), inputs.shape)
 
 
 class BatchNormalizationRule(_AffineRule):
-    """Batch normalization with frozen statistics; with batch statistics it mixes examples."""
-
-    def refusal(self, layer: keras.Layer, kwargs: Mapping[str, Any]) -> str | None:
-        if not (kwargs.get("training") and layer.trainable):
-            return None
-        return (
-            f"layer '{layer.path}' (BatchNormalization in training mode) mixes the examples of a "
-            "batch, so no per-example gradient exists. Use group normalization, or fixed "
-            "statistics (model.resnet50.normalization: group or frozen_batch)."
-        )
+    """Batch normalization with frozen statistics; the survey refuses it with batch statistics."""
 
     def axes(self, layer: keras.Layer, rank: int) -> list[int]:
         return [layer.axis]

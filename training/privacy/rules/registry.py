@@ -9,7 +9,7 @@ from training.privacy.rules.convolution import Conv2DRule
 from training.privacy.rules.dense import DenseRule
 from training.privacy.rules.einsum_dense import EinsumDenseRule
 from training.privacy.rules.embedding import EmbeddingRule, ReversibleEmbeddingRule
-from training.privacy.rules.fallback import FallbackRule, WholeLayerRule
+from training.privacy.rules.fallback import FALLBACK, WholeLayerRule
 from training.privacy.rules.normalization import (
     BatchNormalizationRule,
     GroupNormalizationRule,
@@ -39,11 +39,10 @@ RULES: dict[tuple[str, str], Rule] = {
     ("keras", "ConvLSTM3D"): WholeLayerRule(),
     ("keras", "TimeDistributed"): WholeLayerRule(),
 }
-_FALLBACK = FallbackRule()
 
 
 def rule_for(layer: keras.Layer) -> Rule:
     """The rule of the layer's exact class; the exact fallback for every other layer."""
     package = type(layer).__module__.partition(".")[0]
-    rule = RULES.get((package, type(layer).__name__), _FALLBACK)
-    return rule if rule.applies_to(layer) else _FALLBACK
+    rule = RULES.get((package, type(layer).__name__), FALLBACK)
+    return rule if rule.applies_to(layer) else FALLBACK
