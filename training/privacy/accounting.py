@@ -72,7 +72,7 @@ def calibrate_noise(
     where the noise is tiny.
 
     Raises:
-        SettingError: If no noise multiplier up to 10^6 suffices.
+        SettingError: If no noise multiplier is found that suffices.
     """
     try:
         enough = float(
@@ -86,24 +86,33 @@ def calibrate_noise(
             )
         )
     except (dp_accounting.mechanism_calibration.NoBracketIntervalFoundError, ValueError) as error:
-        raise SettingError(
-            "privacy.epsilon",
-            epsilon,
-            f"a value that some noise can reach at delta {delta:.2g} ({error})",
-        ) from error
+        raise _unreachable(epsilon, delta, error) from error
     if accountant == "rdp":
         return enough
     too_little = enough
     while epsilon_of(event_of(too_little), delta, accountant) <= epsilon:
         enough, too_little = too_little, 0.8 * too_little
     releases = getattr(event_of(enough), "count", 1)
-    return float(
-        dp_accounting.calibrate_dp_mechanism(
-            lambda: ACCOUNTANTS[accountant](releases),
-            event_of,
-            epsilon,
-            delta,
-            bracket_interval=dp_accounting.ExplicitBracketInterval(too_little, enough * 1.01),
-            tol=1e-3 * enough,
+    try:
+        return float(
+            dp_accounting.calibrate_dp_mechanism(
+                lambda: ACCOUNTANTS[accountant](releases),
+                event_of,
+                epsilon,
+                delta,
+                bracket_interval=dp_accounting.ExplicitBracketInterval(too_little, enough * 1.01),
+                tol=1e-3 * enough,
+            )
         )
+    except ValueError as error:
+        # So small an epsilon drowns in the rounding of the exact accountant.
+        raise _unreachable(epsilon, delta, error) from error
+
+
+def _unreachable(epsilon: float, delta: float, error: Exception) -> SettingError:
+    reason = str(error).split("\n")[0].rstrip(".")
+    return SettingError(
+        "privacy.epsilon",
+        epsilon,
+        f"a value that some noise can reach at delta {delta:.2g} ({reason})",
     )

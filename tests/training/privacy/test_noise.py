@@ -1,0 +1,96 @@
+"""Noise: the planned Gaussian on every coordinate, fresh at every step, replayable by seed."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import stats
+
+from training.privacy.plan import PrivacyPlan
+from training.randomness import Randomness
+
+PLAN = PrivacyPlan(
+    num_examples=1_000,
+    batch_size=50,
+    steps=10,
+    clipping_norm=0.4,
+    noise_multiplier=2.5,
+    delta=1e-5,
+)
+SHAPES = [(120, 100), (100,), (20, 10, 15)]
+
+
+def noise(step: int, seed: int = 0, shapes=SHAPES) -> list[np.ndarray]:
+    """What the query adds to sums of zero at a step."""
+    query = PLAN.query()
+    seeds = Randomness.from_seed(seed).stateless_seeds("noise", step, len(shapes))
+    state = query.seeded_global_state(tf.constant(seeds))
+    noised, _, _ = query.get_noised_result([tf.zeros(shape) for shape in shapes], state)
+    return [value.numpy() for value in noised]
+
+
+def correlation(x: np.ndarray, y: np.ndarray) -> float:
+    size = min(x.size, y.size)
+    return float(np.corrcoef(x.ravel()[:size], y.ravel()[:size])[0, 1])
+
+
+def test_noise_has_the_planned_standard_deviation():
+    drawn = np.concatenate([value.ravel() for step in range(20) for value in noise(step)])
+    assert PLAN.noise_stddev == 1.0
+    # 302,000 draws: standard error of the deviation 1 / sqrt(2 n) = 0.0013.
+    assert drawn.std() == pytest.approx(PLAN.noise_stddev, abs=0.006)
+    assert drawn.mean() == pytest.approx(0.0, abs=0.009)
+
+
+@pytest.mark.parametrize("variable", range(len(SHAPES)))
+def test_noise_passes_a_kolmogorov_smirnov_test_against_the_planned_gaussian(variable):
+    drawn = np.concatenate([noise(step, seed=4)[variable].ravel() for step in range(30)])
+    assert stats.kstest(drawn, stats.norm(0, PLAN.noise_stddev).cdf).pvalue > 1e-3
+
+
+def test_noise_is_independent_over_steps_variables_and_runs():
+    same_shape = [(200, 100), (200, 100)]
+    first, second = noise(0, shapes=same_shape)
+    later, _ = noise(1, shapes=same_shape)
+    other_run, _ = noise(0, seed=1, shapes=same_shape)
+    # 20,000 pairs: standard error 0.007.
+    for other in (second, later, other_run):
+        assert abs(correlation(first, other)) < 0.035
+    assert abs(correlation(first[1:], first[:-1])) < 0.035
+
+
+def test_same_seeds_give_the_same_noise():
+    for once, again in zip(noise(3), noise(3), strict=True):
+        assert np.array_equal(once, again)
+
+
+def test_unseeded_runs_never_share_noise():
+    one, two = (Randomness.from_seed(None) for _ in range(2))
+    assert not np.array_equal(
+        one.stateless_seeds("noise", 0, 3), two.stateless_seeds("noise", 0, 3)
+    )
+
+
+def test_noise_is_added_to_the_sum():
+    query = PLAN.query()
+    seeds = Randomness.from_seed(0).stateless_seeds("noise", 0, 1)
+    total = tf.random.stateless_normal((50, 40), (1, 2)) * 100
+    noised, _, _ = query.get_noised_result([total], query.seeded_global_state(tf.constant(seeds)))
+    alone = noise(0, shapes=[(50, 40)])[0]
+    assert noised[0].numpy() - total.numpy() == pytest.approx(alone, abs=1e-4)
+
+
+def test_query_reports_the_event_that_is_accounted():
+    query = PLAN.query()
+    state = query.seeded_global_state(tf.zeros([1, 2], tf.int64))
+    _, _, event = query.get_noised_result([tf.zeros([3])], state)
+    assert float(event.noise_multiplier) == pytest.approx(PLAN.noise_multiplier)
+
+
+def test_streams_of_different_purpose_differ():
+    randomness = Randomness.from_seed(0)
+    seeds = {
+        tuple(randomness.stateless_seeds(purpose, step, 1)[0])
+        for purpose in ("noise", "other")
+        for step in range(100)
+    }
+    assert len(seeds) == 200
