@@ -5,6 +5,9 @@ kernel) and *produced* (kernel and output). With only these, transposing and fla
 layer a Dense over (batch, time, contracted) and the kernel gradient an outer product. An equation
 with other letters (a kernel axis shared with time, an input axis summed away) has the per-example
 gradient einsum(x, dz), instantiated.
+
+With LoRA (`enable_lora`, Hu et al. 2021), W = W0 + s A B along W's last axis, and the layer is two
+such layers one after the other, of kernels A and B.
 """
 
 from __future__ import annotations
@@ -76,10 +79,17 @@ class Equation:
         return "".join(c for c in self.kernel if c in self.outputs)
 
     @property
+    def produced_only(self) -> str:
+        return "".join(c for c in self.produced if c not in self.inputs)
+
+    @property
+    def letters(self) -> set[str]:
+        return set(self.inputs + self.kernel + self.outputs)
+
+    @property
     def is_matrix_product(self) -> bool:
-        letters = set(self.inputs + self.kernel + self.outputs)
         return all(
-            sum((c in self.inputs, c in self.kernel, c in self.outputs)) == 2 for c in letters
+            sum((c in self.inputs, c in self.kernel, c in self.outputs)) == 2 for c in self.letters
         )
 
 
@@ -117,15 +127,43 @@ def kernel_gradient(
     )
 
 
+def _lora_gradients(
+    layer: keras.Layer, equation: Equation, inputs: tf.Tensor, gradient: tf.Tensor
+) -> Gradients:
+    """A (kernel axes but the last, rank) and B (rank, last axis of the kernel)."""
+    scale = layer.lora_alpha / layer.lora_rank
+    a, b = layer.lora_kernel_a, layer.lora_kernel_b
+    last = equation.kernel[-1]
+    rank = next(c for c in "RSTUVWXYZrstuvwxyz" if c not in equation.letters)
+    # x A B: A produces the rank where the kernel produced its last axis, and B turns it into that.
+    through = equation.outputs.replace(last, rank)
+    inputs, gradient = tf.cast(inputs, tf.float32), scale * tf.cast(gradient, tf.float32)
+    a_kernel = equation.kernel[:-1] + rank
+    inner = tf.einsum(f"{equation.outputs},{rank}{last}->{through}", gradient, b.value)
+    low = tf.einsum(f"{equation.inputs},{a_kernel}->{through}", inputs, a.value)
+    first = Equation(equation.inputs, a_kernel, through)
+    second = Equation(through, rank + last, equation.outputs)
+    return [
+        (a, kernel_gradient(first, tuple(a.shape), inputs, inner)),
+        (b, kernel_gradient(second, tuple(b.shape), low, gradient)),
+    ]
+
+
 class EinsumDenseRule(FusedActivationRule):
+    """Any equation that keeps the batch first; LoRA where the kernel's last axis is produced."""
+
     def applies_to(self, layer: keras.Layer) -> bool:
-        if layer.quantization_mode is not None or layer.lora_enabled or not layer.built:
+        if layer.quantization_mode is not None or not layer.built:
             return False
         rank = len(layer.input_spec.shape) if layer.input_spec and layer.input_spec.shape else None
+        if rank is None:
+            rank = layer.input_spec.ndim if layer.input_spec else None
         if rank is None and "..." in layer.equation:
-            rank = len(layer.full_output_shape)
+            return False
         equation = Equation.parse(layer.equation, rank or 0)
         seen = set(equation.inputs + equation.outputs)
+        if layer.lora_enabled and equation.kernel[-1] not in equation.produced_only:
+            return False
         return equation.keeps_batch_first and set(equation.kernel) <= seen
 
     def gradients(
@@ -137,11 +175,13 @@ class EinsumDenseRule(FusedActivationRule):
     ) -> Gradients:
         inputs = args[0] if args else kwargs["inputs"]
         (gradient,) = output_gradients
+        equation = Equation.parse(layer.equation, inputs.shape.rank)
         found: Gradients = []
         if is_trained(layer, layer._kernel):
-            equation = Equation.parse(layer.equation, inputs.shape.rank)
             kernel = tuple(layer._kernel.shape)
             found.append((layer._kernel, kernel_gradient(equation, kernel, inputs, gradient)))
+        if layer.lora_enabled:
+            found += _lora_gradients(layer, equation, inputs, gradient)
         if is_trained(layer, layer.bias):
             bias = reduce_to_shape(tf.cast(gradient, tf.float32), tuple(layer.bias.shape))
             found.append((layer.bias, Instantiated(bias)))

@@ -3,7 +3,8 @@
 x_hat is recomputed from the input with the layer's own operations; inside one graph the shared
 subexpressions (mean, variance) are computed once.
 
-Sources: Ba et al. 2016 (layer), Wu & He 2018 (group), Ioffe & Szegedy 2015 (batch).
+Sources: Ba et al. 2016 (layer), Wu & He 2018 (group), Ioffe & Szegedy 2015 (batch), Zhang &
+Sennrich 2019 (root mean square).
 """
 
 from __future__ import annotations
@@ -53,7 +54,38 @@ class _AffineRule(Rule):
         return found
 
 
+class RMSNormalizationRule(Rule):
+    """z = scale * x_hat or (1 + scale) * x_hat, x_hat = x / sqrt(mean of squares + epsilon).
+
+    Keras' own layer, along any axes, and KerasHub's of Llama, Mistral, Gemma and T5.
+    """
+
+    def gradients(
+        self,
+        layer: keras.Layer,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        output_gradients: list[tf.Tensor],
+    ) -> Gradients:
+        scale = layer.weight if hasattr(layer, "weight") else layer.scale
+        if not is_trained(layer, scale):
+            return []
+        inputs = tf.cast((*args, *kwargs.values())[0], tf.float32)
+        gradient = tf.cast(output_gradients[0], tf.float32)
+        rank = inputs.shape.rank
+        axes = [axis % rank for axis in getattr(layer, "axis", [-1])]
+        squares = tf.reduce_mean(tf.square(inputs), axis=axes, keepdims=True)
+        x_hat = inputs * tf.math.rsqrt(squares + getattr(layer, "epsilon", 1e-6))
+        summed = [axis for axis in range(1, rank) if axis not in axes]
+        return [(scale, Instantiated(tf.reduce_sum(gradient * x_hat, axis=summed)))]
+
+
 class LayerNormalizationRule(_AffineRule):
+    """Along any axes.
+
+    Scaling by the root mean square (`rms_scaling`) takes the fallback.
+    """
+
     def applies_to(self, layer: keras.Layer) -> bool:
         return not layer.rms_scaling
 
@@ -65,6 +97,8 @@ class LayerNormalizationRule(_AffineRule):
 
 
 class GroupNormalizationRule(_AffineRule):
+    """Any number of groups."""
+
     def axes(self, layer: keras.Layer, rank: int) -> list[int]:
         return [layer.axis]
 

@@ -1,4 +1,8 @@
-"""KerasHub's PositionEmbedding: z = P[:time] broadcast over the batch, so dP[:time] = dz."""
+"""KerasHub's PositionEmbedding: z[..., t] = P[position of t], so dP[r] sums dz where t is at r.
+
+Positions are 0 ... time-1, the same shifted by `start_index`, or given; the table is broadcast
+over the batch and any axes between.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from training.privacy.gradients import Instantiated
+from training.privacy.gradients import GatheredRows, Instantiated
 from training.privacy.rules.base import Gradients, Rule, is_trained
-from training.privacy.rules.fallback import FallbackRule
 
 
 class PositionEmbeddingRule(Rule):
+    """Any start index, and positions shared or of each example."""
+
     def gradients(
         self,
         layer: keras.Layer,
@@ -24,11 +29,19 @@ class PositionEmbeddingRule(Rule):
         table = layer.position_embeddings
         if not is_trained(layer, table):
             return []
-        (gradient,) = output_gradients
         start = kwargs.get("start_index", args[1] if len(args) > 1 else 0)
         positions = kwargs.get("positions", args[2] if len(args) > 2 else None)
-        from_the_start = isinstance(start, int) and start == 0 and positions is None
-        if gradient.shape.rank != 3 or not from_the_start:
-            return FallbackRule().gradients(layer, args, kwargs, output_gradients)
-        length, time = table.shape[0], gradient.shape[1]
-        return [(table, Instantiated(gradient, (length - time, 0)))]
+        gradient = output_gradients[0]
+        batch, (time, width) = gradient.shape[0], gradient.shape[-2:]
+        if positions is None:
+            if gradient.shape.rank > 3:
+                gradient = tf.reduce_sum(gradient, axis=list(range(1, gradient.shape.rank - 2)))
+            if isinstance(start, int) and start == 0:
+                return [(table, Instantiated(gradient, (table.shape[0] - time, 0)))]
+            positions = tf.range(time) + tf.cast(start, tf.int32)
+        ids = tf.cast(positions, tf.int32)
+        ids = tf.where(ids < 0, ids + table.shape[0], ids)
+        # The table's rows were broadcast to the output's shape: so are their numbers.
+        ids = tf.reshape(tf.broadcast_to(ids, gradient.shape[:-1]), [batch, -1])
+        flat = tf.reshape(gradient, [batch, -1, width])
+        return [(table, GatheredRows(ids, flat, table.shape[0]))]

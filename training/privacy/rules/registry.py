@@ -1,4 +1,4 @@
-"""The registry of rules: layer class -> rule. The one place to add to."""
+"""The registry of rules: layer class -> rules. The one place to add to."""
 
 from __future__ import annotations
 
@@ -7,42 +7,64 @@ import keras
 from training.privacy.rules.base import Rule
 from training.privacy.rules.convolution import Conv2DRule
 from training.privacy.rules.dense import DenseRule
+from training.privacy.rules.depthwise_convolution import DepthwiseConvolutionRule
 from training.privacy.rules.einsum_dense import EinsumDenseRule
 from training.privacy.rules.embedding import EmbeddingRule, ReversibleEmbeddingRule
 from training.privacy.rules.fallback import FALLBACK, WholeLayerRule
+from training.privacy.rules.general_convolution import GeneralConvolutionRule
 from training.privacy.rules.normalization import (
     BatchNormalizationRule,
     GroupNormalizationRule,
     LayerNormalizationRule,
+    RMSNormalizationRule,
 )
 from training.privacy.rules.position_embedding import PositionEmbeddingRule
+from training.privacy.rules.prelu import PReLURule
+from training.privacy.rules.separable_convolution import SeparableConvolutionRule
+from training.privacy.rules.transposed_convolution import TransposedConvolutionRule
 
 # Keyed by (top-level package, class name), so that KerasHub, which takes seconds to import, is
-# not imported for the sake of an isinstance.
-RULES: dict[tuple[str, str], Rule] = {
-    ("keras", "Dense"): DenseRule(),
-    ("keras", "EinsumDense"): EinsumDenseRule(),
-    ("keras", "Embedding"): EmbeddingRule(),
-    ("keras", "ReversibleEmbedding"): ReversibleEmbeddingRule(),
-    ("keras_hub", "ReversibleEmbedding"): ReversibleEmbeddingRule(),
-    ("keras_hub", "PositionEmbedding"): PositionEmbeddingRule(),
-    ("keras", "LayerNormalization"): LayerNormalizationRule(),
-    ("keras", "GroupNormalization"): GroupNormalizationRule(),
-    ("keras", "BatchNormalization"): BatchNormalizationRule(),
-    ("keras", "Conv2D"): Conv2DRule(),
-    ("keras", "RNN"): WholeLayerRule(),
-    ("keras", "LSTM"): WholeLayerRule(),
-    ("keras", "GRU"): WholeLayerRule(),
-    ("keras", "SimpleRNN"): WholeLayerRule(),
-    ("keras", "ConvLSTM1D"): WholeLayerRule(),
-    ("keras", "ConvLSTM2D"): WholeLayerRule(),
-    ("keras", "ConvLSTM3D"): WholeLayerRule(),
-    ("keras", "TimeDistributed"): WholeLayerRule(),
+# not imported for the sake of an isinstance. The first rule that applies is taken.
+RULES: dict[tuple[str, str], tuple[Rule, ...]] = {
+    ("keras", "Dense"): (DenseRule(),),
+    ("keras", "EinsumDense"): (EinsumDenseRule(),),
+    ("keras", "Embedding"): (EmbeddingRule(),),
+    ("keras", "ReversibleEmbedding"): (ReversibleEmbeddingRule(),),
+    ("keras_hub", "ReversibleEmbedding"): (ReversibleEmbeddingRule(),),
+    ("keras_hub", "PositionEmbedding"): (PositionEmbeddingRule(),),
+    ("keras", "LayerNormalization"): (LayerNormalizationRule(),),
+    ("keras", "GroupNormalization"): (GroupNormalizationRule(),),
+    ("keras", "BatchNormalization"): (BatchNormalizationRule(),),
+    ("models", "FrozenBatchNormalization"): (BatchNormalizationRule(),),
+    ("keras", "RMSNormalization"): (RMSNormalizationRule(),),
+    ("keras_hub", "RMSNormalization"): (RMSNormalizationRule(),),
+    ("keras_hub", "LlamaLayerNorm"): (RMSNormalizationRule(),),
+    ("keras_hub", "MistralLayerNormalization"): (RMSNormalizationRule(),),
+    ("keras_hub", "T5LayerNorm"): (RMSNormalizationRule(),),
+    ("keras", "Conv1D"): (GeneralConvolutionRule(),),
+    ("keras", "Conv2D"): (Conv2DRule(), GeneralConvolutionRule()),
+    ("keras", "Conv3D"): (GeneralConvolutionRule(),),
+    ("keras", "DepthwiseConv1D"): (DepthwiseConvolutionRule(),),
+    ("keras", "DepthwiseConv2D"): (DepthwiseConvolutionRule(),),
+    ("keras", "SeparableConv1D"): (SeparableConvolutionRule(),),
+    ("keras", "SeparableConv2D"): (SeparableConvolutionRule(),),
+    ("keras", "Conv1DTranspose"): (TransposedConvolutionRule(),),
+    ("keras", "Conv2DTranspose"): (TransposedConvolutionRule(),),
+    ("keras", "Conv3DTranspose"): (TransposedConvolutionRule(),),
+    ("keras", "PReLU"): (PReLURule(),),
+    ("keras", "RNN"): (WholeLayerRule(),),
+    ("keras", "LSTM"): (WholeLayerRule(),),
+    ("keras", "GRU"): (WholeLayerRule(),),
+    ("keras", "SimpleRNN"): (WholeLayerRule(),),
+    ("keras", "ConvLSTM1D"): (WholeLayerRule(),),
+    ("keras", "ConvLSTM2D"): (WholeLayerRule(),),
+    ("keras", "ConvLSTM3D"): (WholeLayerRule(),),
+    ("keras", "TimeDistributed"): (WholeLayerRule(),),
 }
 
 
 def rule_for(layer: keras.Layer) -> Rule:
     """The rule of the layer's exact class; the exact fallback for every other layer."""
     package = type(layer).__module__.partition(".")[0]
-    rule = RULES.get((package, type(layer).__name__), FALLBACK)
-    return rule if rule.applies_to(layer) else FALLBACK
+    rules = RULES.get((package, type(layer).__name__), ())
+    return next((rule for rule in rules if rule.applies_to(layer)), FALLBACK)
