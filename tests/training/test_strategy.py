@@ -1,0 +1,55 @@
+"""Several replicas take the step that one device takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+from configs.schema import SettingError
+from training.strategy import resolve_strategy
+
+
+@pytest.fixture(scope="module")
+def differences() -> dict[str, dict[str, float]]:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.training.replicas"],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("kind", ["plain", "plain, accumulated", "private", "private, accumulated"])
+def test_two_replicas_end_with_the_weights_of_one_device(differences, kind):
+    found = differences[kind]
+    assert found["strategies"] < 1e-5
+    assert found["moved"] > 0.01
+
+
+@pytest.mark.parametrize(
+    "kind", ["plain", "plain, accumulated", "private", "private, accumulated", "private, dropout"]
+)
+def test_replicas_stay_identical(differences, kind):
+    assert differences[kind]["replicas"] == 0.0
+
+
+def test_one_cpu_is_one_device():
+    assert resolve_strategy("auto") is tf.distribute.get_strategy()
+    assert resolve_strategy("one_device").num_replicas_in_sync == 1
+
+
+def test_several_workers_need_to_be_told_of_each_other(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(SettingError, match=r"training\.strategy: expected .*TF_CONFIG"):
+        resolve_strategy("multi_worker")
