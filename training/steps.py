@@ -172,7 +172,9 @@ class TrainingStep(ABC):
         penalties = self._penalty_gradients()
         if penalties is not None:
             gradients = [g + p for g, p in zip(gradients, penalties, strict=True)]
-        self._optimizer.apply(gradients, self._variables)
+        # Every replica holds the whole gradient, and Keras adds up what they hand it.
+        replicas = self._strategy.num_replicas_in_sync
+        self._optimizer.apply([g / replicas for g in gradients], self._variables)
         if accumulated:
             for total in (*self._accumulated, self._accumulated_examples):
                 total.assign(tf.zeros_like(total))
