@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Protocol
 
 import tensorflow as tf
@@ -102,9 +102,6 @@ class OuterProducts:
     output_gradients: tf.Tensor
     layout: MatrixLayout
 
-    def _float(self) -> tuple[tf.Tensor, tf.Tensor]:
-        return tf.cast(self.inputs, tf.float32), tf.cast(self.output_gradients, tf.float32)
-
     @property
     def prefers_ghost(self) -> bool:
         """Whether two Gram matrices cost fewer multiplications than the gradient itself."""
@@ -112,28 +109,47 @@ class OuterProducts:
         columns = self.output_gradients.shape[-1]
         return time * (rows + columns) <= rows * columns
 
+    @cached_property
+    def _matrices(self) -> tf.Tensor:
+        """Every example's gradient as a matrix, float32 (batch, d, p)."""
+        inputs = tf.cast(self.inputs, tf.float32)
+        gradients = tf.cast(self.output_gradients, tf.float32)
+        return tf.matmul(inputs, gradients, transpose_a=True)
+
     def squared_norms(self) -> tf.Tensor:
-        inputs, gradients = self._float()
+        if not self.prefers_ghost:
+            return _row_sums(tf.square(self._matrices))
+        inputs = tf.cast(self.inputs, tf.float32)
+        gradients = tf.cast(self.output_gradients, tf.float32)
         if self.inputs.shape[1] == 1:
             return _row_sums(tf.square(inputs)) * _row_sums(tf.square(gradients))
-        if self.prefers_ghost:
-            grams = tf.matmul(inputs, inputs, transpose_b=True)  # (batch, time, time)
-            return _row_sums(grams * tf.matmul(gradients, gradients, transpose_b=True))
-        return _row_sums(tf.square(tf.matmul(inputs, gradients, transpose_a=True)))
+        # Layers with a common input (query, key and value) share its Gram matrix: the graph
+        # optimizer merges equal operations.
+        grams = tf.matmul(inputs, inputs, transpose_b=True)  # (batch, time, time)
+        return _row_sums(grams * tf.matmul(gradients, gradients, transpose_b=True))
 
     def weighted_sum(self, weights: tf.Tensor) -> tf.Tensor:
-        inputs, _ = self._float()
-        gradients = scale_rows(self.output_gradients, weights)
         rows, columns = self.inputs.shape[-1], self.output_gradients.shape[-1]
-        # One ordinary matrix product over batch and time: the clip factors are already inside.
+        if not self.prefers_ghost:
+            # The norm needed the gradients themselves; adding them up is all that is left.
+            flat = tf.reshape(self._matrices, [-1, rows * columns])
+            total = tf.linalg.matvec(flat, weights, transpose_a=True)
+            return self.layout.arrange(tf.reshape(total, [rows, columns]))
+        # One ordinary matrix product over batch and time, the clip factors inside the smaller
+        # of its operands.
+        if rows <= columns:
+            inputs = scale_rows(self.inputs, weights)
+            gradients = tf.cast(self.output_gradients, tf.float32)
+        else:
+            inputs = tf.cast(self.inputs, tf.float32)
+            gradients = scale_rows(self.output_gradients, weights)
         total = tf.matmul(
             tf.reshape(inputs, [-1, rows]), tf.reshape(gradients, [-1, columns]), transpose_a=True
         )
         return self.layout.arrange(total)
 
     def instantiate(self) -> tf.Tensor:
-        inputs, gradients = self._float()
-        return self.layout.arrange(tf.matmul(inputs, gradients, transpose_a=True))
+        return self.layout.arrange(self._matrices)
 
     def zeroed_where(self, bad: tf.Tensor) -> OuterProducts:
         return OuterProducts(
