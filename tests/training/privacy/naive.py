@@ -60,7 +60,10 @@ def clipped_sum(
 def relative_error(found: list[Any], expected: list[np.ndarray]) -> float:
     """|found - expected| / |expected| over all variables together."""
     difference = np.sqrt(
-        sum(((np.asarray(f, np.float64) - e) ** 2).sum() for f, e in zip(found, expected))
+        sum(
+            ((np.asarray(f, np.float64) - e) ** 2).sum()
+            for f, e in zip(found, expected, strict=True)
+        )
     )
     size = np.sqrt(sum((e**2).sum() for e in expected))
     return float(difference / size) if size > 0 else float(difference)

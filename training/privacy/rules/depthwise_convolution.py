@@ -18,6 +18,7 @@ from training.privacy.rules.base import FusedActivationRule, Gradients, is_train
 from training.privacy.rules.sliding import (
     Window,
     bias_gradient,
+    bias_is_along_channels,
     call_inputs,
     channels_last,
     kernel_gradient,
@@ -25,7 +26,10 @@ from training.privacy.rules.sliding import (
 
 
 class DepthwiseConvolutionRule(FusedActivationRule):
-    """Any padding, stride, dilation, depth multiplier and data format."""
+    """Any padding, stride, dilation, depth multiplier and, without a bias, data format."""
+
+    def applies_to(self, layer: keras.Layer) -> bool:
+        return bias_is_along_channels(layer)
 
     def gradients(
         self,

@@ -21,6 +21,7 @@ from training.privacy.rules.dense import as_sequence
 from training.privacy.rules.sliding import (
     Window,
     bias_gradient,
+    bias_is_along_channels,
     call_inputs,
     channels_last,
     kernel_gradient,
@@ -31,7 +32,7 @@ class GeneralConvolutionRule(FusedActivationRule):
     """Any rank, padding, stride, dilation, grouping and data format; LoRA without groups."""
 
     def applies_to(self, layer: keras.Layer) -> bool:
-        return layer.groups == 1 or not layer.lora_enabled
+        return bias_is_along_channels(layer) and (layer.groups == 1 or not layer.lora_enabled)
 
     def gradients(
         self,

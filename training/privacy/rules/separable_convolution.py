@@ -21,6 +21,7 @@ from training.privacy.rules.dense import as_sequence
 from training.privacy.rules.sliding import (
     Window,
     bias_gradient,
+    bias_is_along_channels,
     call_inputs,
     channels_last,
     kernel_gradient,
@@ -28,7 +29,10 @@ from training.privacy.rules.sliding import (
 
 
 class SeparableConvolutionRule(FusedActivationRule):
-    """Any padding, stride, dilation, depth multiplier and data format."""
+    """Any padding, stride, dilation, depth multiplier and, without a bias, data format."""
+
+    def applies_to(self, layer: keras.Layer) -> bool:
+        return bias_is_along_channels(layer)
 
     def gradients(
         self,

@@ -144,6 +144,14 @@ def channels_last(layer: keras.Layer, x: tf.Tensor) -> tf.Tensor:
     return tf.transpose(x, [0, *range(2, x.shape.rank), 1])
 
 
+def bias_is_along_channels(layer: keras.Layer) -> bool:
+    """Whether the bias surely runs along the channels.
+
+    With channels first, Keras adds it along the last axis where that has the same size.
+    """
+    return layer.data_format == "channels_last" or not layer.use_bias
+
+
 def bias_gradient(layer: keras.Layer, gradients: tf.Tensor) -> Gradients:
     """The bias, if it is trained: the output gradient summed over positions, channels last."""
     if not is_trained(layer, layer.bias):
