@@ -36,7 +36,15 @@ def main(argv: Sequence[str]) -> None:
     from training.run_directory import RunDirectory
 
     run = RunDirectory.existing(options.run)
-    built, info = restore_model(run, recipe_of(run.config))
+    recipe = recipe_of(run.config)
+    if options.format == "huggingface" and recipe.model.name != "bert":
+        raise SettingError(
+            "--format",
+            options.format,
+            f"keras, because the run's model is {recipe.model.name} and only bert has a Hugging "
+            "Face layout",
+        )
+    built, info = restore_model(run, recipe)
     output = Path(options.output or run.export)
     if options.format == "huggingface":
         import models
