@@ -11,6 +11,7 @@ COMMANDS = {
     "train": "scripts.train",
     "evaluate": "scripts.evaluate",
     "export": "scripts.export",
+    "check-private": "scripts.check_private",
 }
 
 

@@ -1,0 +1,177 @@
+"""Looks a model over before its first private step: what is declared, and what is measured.
+
+`problems_of` lists everything that keeps a model from being private, all at once. `probe` runs
+the engine on a few examples and compares it with the naive per-example gradient, which finds what
+no declaration shows: layers that mix examples, rows that are not examples, a wrong rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from configs.schema import UserError
+from training.privacy.clipping import PerExampleLoss, clipped_gradient_sum
+from training.privacy.problems import Problem
+from training.privacy.survey import examine
+from training.privacy.taps import Sites, find_sites
+
+_SIZE = 3
+# float32 sums in another order differ by less; half precision rounds at 2^-8.
+_TOLERANCES = {"float32": 1e-3, "float64": 1e-3, "bfloat16": 0.1, "float16": 0.05}
+
+
+def problems_of(model: keras.Model, loss: PerExampleLoss | None = None) -> list[Problem]:
+    """Everything that keeps `model` from being trained privately; empty if nothing does.
+
+    Traces the model once and runs nothing. Sizes that the model leaves open are taken as 8.
+
+    Args:
+        model: A built model whose inputs are known.
+        loss: If given, checked for one loss an example.
+    """
+    inputs = tf.nest.map_structure(_specification, model.input)
+    try:
+        sites = find_sites(model)
+    except UserError as error:
+        return [Problem("model", str(error), "See above.")]
+    problems = examine(model, inputs, _SIZE, sites).problems
+    if loss is not None and not problems:
+        problems = _problems_of_loss(model, loss)
+    return problems
+
+
+def _specification(tensor: Any) -> tf.TensorSpec:
+    shape = [_SIZE, *(8 if size is None else size for size in tensor.shape[1:])]
+    return tf.TensorSpec(shape, tensor.dtype)
+
+
+def _problems_of_loss(model: keras.Model, loss: PerExampleLoss) -> list[Problem]:
+    logits = tf.zeros([_SIZE, *model.output_shape[1:]])
+    try:
+        shape = loss(tf.zeros([_SIZE], tf.int32), logits).shape
+    except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
+        return [Problem("loss", f"fails on class labels ({error})", "Take labels and logits.")]
+    if shape != [_SIZE]:
+        what = f"gives shape {shape} for {_SIZE} examples, not one number an example"
+        return [Problem("loss", what, "Do not reduce over the batch (reduction='none').")]
+    return []
+
+
+def probe(
+    model: keras.Model,
+    loss: PerExampleLoss,
+    batch: dict[str, Any],
+    examples: int = 2,
+    sites: Sites | None = None,
+) -> None:
+    """Checks on real examples that the engine's gradients are those of each example alone.
+
+    Dropout and noise are set to zero meanwhile. With other random layers (augmentation) only what
+    the survey sees is checked.
+
+    Args:
+        model: The model.
+        loss: Per-example loss.
+        batch: A Batch; its first (at most four) examples are used.
+        examples: How many of them are compared with the naive loop.
+        sites: From `find_sites(model)`.
+
+    Raises:
+        UserError: If an example's output depends on the others, or the engine's norm is not that
+            of the example's own gradient.
+    """
+    sites = find_sites(model) if sites is None else sites
+    few = tf.nest.map_structure(
+        lambda x: tf.convert_to_tensor(x)[:4],
+        {key: batch[key] for key in ("inputs", "labels")},
+    )
+    size = few["labels"].shape[0]
+    everyone = tf.ones([size], tf.bool)
+
+    @tf.function(autograph=False)
+    def engine(inputs: Any, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        clipped = clipped_gradient_sum(
+            model, loss, {"inputs": inputs, "labels": labels, "mask": everyone}, 1.0, sites
+        )
+        return clipped.norms, clipped.logits
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def alone(inputs: Any, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        values = [v.value for v in model.trainable_variables]
+        with tf.GradientTape() as tape:
+            logits = tf.cast(model(inputs, training=True), tf.float32)
+            total = tf.reduce_sum(loss(labels, logits))
+        found = tape.gradient(total, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        dense = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in found]
+        return tf.linalg.global_norm(dense), logits
+
+    with _without_randomness(model):
+        norms, logits = engine(few["inputs"], few["labels"])
+        if _random_layers(model):
+            return
+        tolerance = _tolerance(model)
+        for i in range(min(examples, size)):
+            one = tf.nest.map_structure(lambda x, i=i: x[i : i + 1], few)
+            own_norm, own_logits = alone(one["inputs"], one["labels"])
+            _compare(
+                logits[i].numpy(),
+                own_logits[0].numpy(),
+                tolerance,
+                "the output for an example changes with the other examples of its batch: a layer "
+                "mixes examples, or takes another axis for the batch",
+            )
+            _compare(
+                norms[i].numpy(),
+                own_norm.numpy(),
+                tolerance,
+                "an example's gradient norm is not that of the example alone",
+            )
+
+
+def _compare(found: np.ndarray, expected: np.ndarray, tolerance: float, what: str) -> None:
+    scale = max(float(np.max(np.abs(expected))), 1e-6)
+    finite = np.isfinite(found) & np.isfinite(expected)
+    difference = np.where(finite, found - expected, 0.0)
+    if np.max(np.abs(difference)) > tolerance * scale:
+        raise UserError(
+            f"model: cannot be trained privately: {what}. Received: "
+            f"{np.array2string(found, precision=6)} in a batch, "
+            f"{np.array2string(expected, precision=6)} alone."
+        )
+
+
+@contextmanager
+def _without_randomness(model: keras.Model) -> Iterator[None]:
+    """Runs dropout and noise layers at strength zero."""
+    changed: list[tuple[keras.Layer, str, Any]] = []
+    for layer in _random_layers(model):
+        for name in ("rate", "stddev"):
+            if name in layer.__dict__:
+                changed.append((layer, name, layer.__dict__[name]))
+                # Through __dict__, past Keras' attribute tracking.
+                layer.__dict__[name] = 0.0
+    try:
+        yield
+    finally:
+        for layer, name, value in changed:
+            layer.__dict__[name] = value
+
+
+def _random_layers(model: keras.Model) -> list[keras.Layer]:
+    return [layer for layer in model._flatten_layers() if _draws(layer)]
+
+
+def _draws(layer: keras.Layer) -> bool:
+    strengths = ("rate", "dropout", "recurrent_dropout", "stddev", "factor")
+    seeded = getattr(layer, "seed_generator", None) is not None
+    return seeded and any(bool(getattr(layer, name, None)) for name in strengths)
+
+
+def _tolerance(model: keras.Model) -> float:
+    return max(_TOLERANCES.get(layer.compute_dtype, 1e-3) for layer in model._flatten_layers())
