@@ -129,6 +129,9 @@ class Loop:
             done += 1
             if self.checkpoint_every and done % self.checkpoint_every == 0 and done < last:
                 self._save(done)
+        # An epoch whose every example was passed over trained on noise alone.
+        examples = self._totals["examples"]
+        self._require_finite(examples == 0 or self._totals["non_finite"] < examples)
         callbacks.on_epoch_end(epoch, self._logs())
         if done < self.length.steps and not self.model.stop_training:
             self._save(done)

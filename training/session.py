@@ -16,7 +16,7 @@ import tensorflow as tf
 
 import data
 import models
-from configs.schema import Recipe, SettingError, TrainingSettings, UserError
+from configs.schema import Recipe, SettingError, TrainingSettings
 from data import Dataset, PreparedSplit
 from models import BuiltModel
 from training.batching import Batching, ShuffledSampler
@@ -196,10 +196,6 @@ def open_session(recipe: Recipe) -> Session:
     strategy = resolve_strategy(settings.strategy)
     keras.config.set_dtype_policy(settings.precision)
     dataset = data.load(recipe.data)
-    if len(dataset.info.label_names) < 2:
-        raise UserError(
-            f"data: at least two labels are needed. Received: {dataset.info.label_names}"
-        )
     length = run_length(settings, len(dataset.train))
     plan = None
     if recipe.privacy.enabled:

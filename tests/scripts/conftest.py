@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.models.conftest import tiny_bert  # noqa: F401
+
 RECIPE = """
 data: {source: digits, limit: 300}
 model: {name: mlp, mlp: {hidden_units: [8], image_size: 8}}

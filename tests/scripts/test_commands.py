@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from scripts.cli import main
-from tests.models.conftest import tiny_bert  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 
