@@ -115,10 +115,12 @@ def test_diverging_run_ends_with_a_clear_line_and_saves_no_broken_weights(recipe
 
 
 def test_private_run_that_trains_on_noise_alone_ends_with_a_clear_line(recipe, tmp_path):
-    exploding = replace(EXPLODING, learning_rate=1e38)
-    settings = recipe(PRIVATE, optimizer=exploding, batch_size=150, steps=6)
+    loop = loop_of(open_session(recipe(PRIVATE)), tmp_path)
+    variables = loop.model.trainable_variables
+    for variable, value in zip(variables, (0.0, 1e30, 1e30, 0.0), strict=True):
+        variable.assign(np.full(variable.shape, value))  # finite weights, infinite logits
     with pytest.raises(UserError, match=r"no longer finite. Lower training\.optimizer"):
-        loop_of(open_session(settings), tmp_path).run()
+        loop.run()
 
 
 def test_terminate_on_nan_stops_without_an_error(recipe, tmp_path):
@@ -203,3 +205,17 @@ def test_roots_are_told_apart_without_being_given_away():
     assert one.fingerprint != two.fingerprint
     assert str(one.root) not in one.fingerprint
     assert Randomness.from_seed(5).fingerprint == Randomness.from_seed(5).fingerprint
+
+
+def test_validation_compiles_the_model_once_a_run(recipe, tmp_path):
+    from data import batches_in_order
+    from evaluation import predict_batches
+    from evaluation.predict import inference
+
+    session = open_session(recipe())
+    batches = batches_in_order(session.validation, 16)
+    for _ in range(3):
+        predict_batches(session.model.trained, batches, session.dataset.info, "validation")
+    compiled = inference(session.model.trained)
+    assert compiled is inference(session.model.trained)
+    assert compiled.experimental_get_tracing_count() == 1
