@@ -7,7 +7,7 @@ function that the model computes in inference; group normalization learns anew a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 
@@ -36,7 +36,7 @@ def to_private(
     Raises:
         UserError: If the model is a subclass that cannot be copied layer by layer.
     """
-    if not isinstance(model, (keras.Sequential, keras.models.Functional)):
+    if not _is_graph(model):
         raise UserError(
             f"model: {type(model).__name__} is a class of its own and cannot be converted. "
             "Replace its BatchNormalization layers by GroupNormalization where it makes them."
@@ -47,7 +47,7 @@ def to_private(
         if _mixes(layer):
             return replace(layer, groups)
         if _mixing_inside(layer):
-            if isinstance(layer, (keras.Sequential, keras.models.Functional)):
+            if _is_graph(layer):
                 return to_private(layer, normalization, groups)
             raise UserError(
                 f"model: layer '{layer.path}' ({type(layer).__name__}) holds batch normalization "
@@ -55,9 +55,24 @@ def to_private(
             )
         return type(layer).from_config(layer.get_config())
 
-    converted = keras.models.clone_model(model, clone_function=clone, recursive=False)
+    if isinstance(model, keras.Sequential):
+        converted = keras.models.clone_model(model, clone_function=clone)
+    else:
+        converted = keras.models.clone_model(model, clone_function=clone, call_function=_call)
     _copy_weights(model, converted)
     return converted
+
+
+def _call(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
+    """Calls a copied layer as the graph called its original."""
+    if isinstance(layer, keras.layers.GroupNormalization):
+        kwargs.pop("mask", None)  # batch normalization takes one
+    return layer(*args, **kwargs)
+
+
+def _is_graph(layer: keras.Layer) -> bool:
+    """Whether the layer is a sequential or functional model, whose layers can be exchanged."""
+    return isinstance(layer, keras.Sequential) or hasattr(layer, "operations")
 
 
 def _mixes(layer: keras.Layer) -> bool:
@@ -108,5 +123,5 @@ def _copy_weights(source: keras.Model, target: keras.Model) -> None:
             for name in ("gamma", "beta"):
                 if getattr(old, name) is not None:
                     getattr(new, name).assign(getattr(old, name))
-        else:
+        elif not _mixing_inside(old):  # models inside were copied with their weights
             new.set_weights(old.get_weights())

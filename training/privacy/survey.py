@@ -125,10 +125,15 @@ def _trace(model: keras.Model, inputs: Any, size: int, sites: Sites) -> Findings
     @tf.function(autograph=False)
     def dry_run(larger_inputs: Any) -> tf.Tensor:
         watcher = _Watcher(model, sites, size, findings)
-        with watcher, watcher.every_call():
-            # Outside in: what a caller sees, the tap, the layer's own call.
-            with recording(sites, size, lambda _: None) as taps, watcher.constant_rows():
-                outputs = model(larger_inputs, training=True)
+        # Outside in: what a caller sees, the tap, the layer's own call.
+        with (
+            watcher,
+            watcher.every_call(),
+            recording(sites, size, lambda _: None) as taps,
+            watcher.constant_rows(),
+        ):
+            outputs = model(larger_inputs, training=True)
+        watcher.check_rows()
         findings.batched.extend(
             [
                 tf.is_tensor(x) and x.shape[:1] == [size]
@@ -136,7 +141,6 @@ def _trace(model: keras.Model, inputs: Any, size: int, sites: Sites) -> Findings
             ]
             for tap in taps
         )
-        watcher.check_rows()
         for output in tf.nest.flatten(outputs):
             if tf.is_tensor(output) and output.shape[:1] != [size]:
                 findings.report(
@@ -164,6 +168,7 @@ class _Watcher(keras.StatelessScope):
         self._stack: list[keras.Layer] = []
         self._finished: keras.Layer | None = None
         self._mixing: set[int] = set()
+        self._writing: set[int] = set()
         self._rows: list[tuple[keras.Layer, list[tf.Tensor]]] = []
         self._site_ids = {id(site) for site in sites}
         self._layers = model._flatten_layers()
@@ -323,24 +328,16 @@ class _Watcher(keras.StatelessScope):
             )
 
     def _note_shared_state(self, variable: keras.Variable) -> None:
-        owner = next(
-            (
-                layer
-                for layer in self._layers
-                if any(
-                    variable is v
-                    for v in (*layer._trainable_variables, *layer._non_trainable_variables)
-                )
-            ),
-            None,
+        writer = self._stack[-1] if self._stack else self._model
+        if id(writer) in self._mixing or id(writer) in self._writing:
+            return
+        self._writing.add(id(writer))
+        self._findings.report(
+            writer,
+            f"writes the variable '{variable.path}' while it trains, so that examples reach the "
+            "weights unclipped and without noise",
+            "Remove the layer or its wrapper, or freeze that variable.",
         )
-        if owner is None or id(owner) not in self._mixing:
-            self._findings.report(
-                owner,
-                f"writes its variable '{variable.name}' while it trains, so that examples reach "
-                "the weights unclipped and without noise",
-                "Remove the layer or its wrapper, or freeze that variable.",
-            )
 
     def _note_randomness(self) -> None:
         site = self._tapped()

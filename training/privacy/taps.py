@@ -26,7 +26,6 @@ from configs.schema import UserError
 from training.privacy.rules import Rule, owned_variables, rule_for
 from training.privacy.rules.fallback import FALLBACK, Shared
 
-
 _SURVEYS = 4
 
 

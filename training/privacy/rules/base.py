@@ -23,6 +23,7 @@ def owned_variables(layer: keras.Layer) -> list[keras.Variable]:
 
 
 def is_trained(layer: keras.Layer, variable: keras.Variable | None) -> bool:
+    """Whether `layer` has this variable and trains it."""
     return variable is not None and any(variable is v for v in layer.trainable_variables)
 
 

@@ -116,6 +116,8 @@ class ConvolutionKernels:
 
 
 class Conv2DRule(FusedActivationRule):
+    """The common Conv2D; `general_convolution.py` has the rest."""
+
     def applies_to(self, layer: keras.Layer) -> bool:
         return (
             layer.groups == 1

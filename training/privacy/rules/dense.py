@@ -28,6 +28,8 @@ def as_sequence(x: tf.Tensor) -> tf.Tensor:
 
 
 class DenseRule(FusedActivationRule):
+    """Dense over any leading axes, with LoRA or without."""
+
     def applies_to(self, layer: keras.Layer) -> bool:
         return layer.quantization_mode is None
 
