@@ -107,9 +107,9 @@ def test_missing_recipe_is_refused(capfd, tmp_path):
 
 
 def test_unknown_command_is_refused(capfd):
-    assert refused(capfd, "trian") == (
-        "expected a command, one of train, evaluate, export. Received: 'trian'"
-    )
+    line = refused(capfd, "trian")
+    assert line.startswith("expected a command, one of train, evaluate, export")
+    assert line.endswith("Received: 'trian'")
 
 
 def test_folder_of_something_else_is_left_alone(capfd, recipe_file, tmp_path):
