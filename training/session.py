@@ -26,12 +26,17 @@ from training.frozen_features import fits_in_memory, through_prefix
 from training.loop import Length, Loop
 from training.losses import cross_entropy
 from training.optimizers import build_optimizer
+from training.privacy.inspection import probe, problems_of
 from training.privacy.ledger import Ledger
 from training.privacy.plan import PrivacyPlan
+from training.privacy.problems import refuse
 from training.randomness import Randomness
 from training.run_directory import RunDirectory
 from training.steps import PlainStep, PrivateStep, TrainingStep
 from training.strategy import resolve_strategy
+
+# Enough to see whether one example's output depends on another's.
+_PROBED_EXAMPLES = 3
 
 
 def run_length(settings: TrainingSettings, num_examples: int) -> Length:
@@ -181,6 +186,15 @@ def build_model(recipe: Recipe, dataset: Dataset) -> BuiltModel:
     )
 
 
+def _look_over(
+    recipe: Recipe, dataset: Dataset, built: BuiltModel, examples: PreparedSplit
+) -> None:
+    """Refuses a model that cannot be private, before anything costly; names every problem."""
+    loss = cross_entropy(dataset.info.label_names, recipe.training.class_weights)
+    refuse(problems_of(built.model, loss))
+    probe(built.model, loss, next(iter(data.batches_in_order(examples, _PROBED_EXAMPLES))))
+
+
 def open_session(recipe: Recipe) -> Session:
     """Loads the data, builds the model and the plan; writes nothing.
 
@@ -209,6 +223,8 @@ def open_session(recipe: Recipe) -> Session:
         built = build_model(recipe, dataset)
     train = data.prepare(dataset.train, built.preprocess)
     validation = data.prepare(dataset.validation, built.preprocess)
+    if plan is not None:
+        _look_over(recipe, dataset, built, validation if len(validation) else train)
     prefix, trained = models.split_frozen_prefix(built)
     examples = len(train) + len(validation)
     if prefix is not None and fits_in_memory(prefix, examples, settings.cache_frozen_gb * 1e9):

@@ -29,7 +29,12 @@ class Problem:
 
 
 def refuse(problems: Sequence[Problem]) -> None:
-    """Raises `UserError` naming every problem with its remedy; none, and nothing happens."""
-    if problems:
-        lines = " ".join(str(problem) for problem in problems)
-        raise UserError(f"model: cannot be trained privately: {lines}")
+    """Raises `UserError` with the first problem, its remedy and how many more there are.
+
+    `problems_of` and `sterling check-private` list them all.
+    """
+    if not problems:
+        return
+    more = len(problems) - 1
+    others = f" {more} more such problem(s); sterling check-private lists them." if more else ""
+    raise UserError(f"model: cannot be trained privately: {problems[0]}{others}")
