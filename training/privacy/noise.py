@@ -3,7 +3,8 @@
 TF-Privacy draws from TensorFlow's global generator, whose position cannot be stored in a
 checkpoint or repeated on every replica. The subclass changes only where the numbers come from: a
 counter-based (Philox) stream named by run, step and variable. State, bound and `DpEvent` are the
-query's own.
+query's own. (XLA may draw other numbers from the same seed: a seeded run is repeatable under one
+setting of `training.jit_compile`.)
 
 Guarantees (what epsilon depends on):
     Every coordinate of every variable receives an independent N(0, stddev^2) draw; two steps, two
