@@ -5,7 +5,8 @@
 
 A step is forward, backward, clipping, noise and optimizer, on one fixed batch. Timings on shared
 machines wander, so both sides alternate and the ratio is of medians, with its quartiles; ratios of
-minima and of processor time stand beside. Peak memory is that of a process which only ever ran the one kind of step.
+minima and of processor time stand beside. Peak memory is that of a process which only ever ran the
+one kind of step.
 """
 
 from __future__ import annotations

@@ -83,6 +83,7 @@ class MatrixLayout:
 
 
 def plain_layout(rows: int, columns: int) -> MatrixLayout:
+    """The layout of a variable that is the matrix itself."""
     return MatrixLayout((rows, columns), (0, 1))
 
 
@@ -293,9 +294,11 @@ def _merge_two(first: PerExampleGradient, second: PerExampleGradient) -> PerExam
 
 def merge(parts: Sequence[PerExampleGradient]) -> PerExampleGradient:
     """Joins the gradients of all uses of one variable into that variable's gradient."""
-    lookups = [part for part in parts if isinstance(part, GatheredRows)]
-    products = [part for part in parts if isinstance(part, OuterProducts)]
+    lookups: list[PerExampleGradient] = [part for part in parts if isinstance(part, GatheredRows)]
+    products: list[PerExampleGradient] = [part for part in parts if isinstance(part, OuterProducts)]
     rest = [part for part in parts if not isinstance(part, (GatheredRows, OuterProducts))]
     # Like with like first: those joins stay factored.
-    joined = [reduce(_merge_two, group) for group in (lookups, products, rest) if group]
+    joined: list[PerExampleGradient] = [
+        reduce(_merge_two, group) for group in (lookups, products, rest) if group
+    ]
     return reduce(_merge_two, joined)

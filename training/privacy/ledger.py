@@ -117,9 +117,10 @@ class Ledger:
         if rest:
             # A line cut off by a crash was never acted on, as far as this file can tell; since
             # the same bytes could be what damage left of a release, it is counted all the same.
-            cut = {"release": len(entries), "randomness": f"cut off: {rest}"}
-            write_atomically(self._path, "\n".join([*complete, json.dumps(cut), ""]))
-            self._releases.add((cut["release"], cut["randomness"]))
+            release, randomness = len(entries), f"cut off: {rest}"
+            cut = json.dumps({"release": release, "randomness": randomness})
+            write_atomically(self._path, "\n".join([*complete, cut, ""]))
+            self._releases.add((release, randomness))
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
