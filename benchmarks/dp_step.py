@@ -14,12 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -123,6 +123,14 @@ def _peak_gb(mode: str, arguments: argparse.Namespace) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
+def _own_peak_gb() -> float:
+    """Peak memory of this process; `ru_maxrss` would include the parent's before exec."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmHWM:"):
+            return float(line.split()[1]) / 1e6
+    raise OSError("/proc/self/status has no VmHWM: peak memory is measured on Linux only")
+
+
 def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     built = _build(arguments.model, arguments.size)
     modes = [mode for mode in _MODES if mode != "keras" or arguments.keras]
@@ -184,7 +192,7 @@ def main() -> None:
         step = _stepper(arguments.memory_of, _build(arguments.model, arguments.size), arguments)
         for _ in range(3):
             step()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+        print(_own_peak_gb())
         return
     result = _measure(arguments)
     if arguments.json:
