@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,13 @@ class Arguments:
 def recipe_text(recipe: Recipe) -> str:
     """The resolved recipe as YAML; reading it back gives the same recipe."""
     return yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True)
+
+
+def publishable(recipe: Recipe) -> Recipe:
+    """The recipe as an export may carry it: with a private run's seed, the noise is no secret."""
+    if not recipe.privacy.enabled:
+        return recipe
+    return replace(recipe, training=replace(recipe.training, seed=None))
 
 
 def new_parser(command: str, usage: str, description: str) -> jsonargparse.ArgumentParser:

@@ -52,6 +52,11 @@ def main(argv: Sequence[str]) -> None:
     batches = data.batches_in_order(prepared, arguments.recipe.evaluation.batch_size)
     predictions = evaluation.predict_batches(built.model, batches, dataset.info, options.split)
     ledger = Ledger.existing(run.ledger) if run.ledger.exists() else None
+    if arguments.recipe.privacy.enabled and ledger is None:
+        raise UserError(
+            f"{run.ledger}: is missing, so what this private run spent is unknown. Restore the "
+            "ledger that belongs to its checkpoints."
+        )
     seeded = arguments.recipe.training.seed is not None
     privacy = describe_privacy(ledger, reproducible=seeded)
     seconds = {"evaluation": time.monotonic() - started}

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.schema import Recipe, SettingError, UserError
-from scripts.arguments import new_parser, parse, parse_recipe, recipe_parser
+from scripts.arguments import (
+    new_parser,
+    parse,
+    parse_recipe,
+    publishable,
+    recipe_parser,
+    recipe_text,
+)
 from scripts.command import run_command, start_tensorflow
 
 _FORMATS = ("keras", "huggingface")
@@ -52,16 +59,15 @@ def main(argv: Sequence[str]) -> None:
         output = Path(options.output or run.export / "huggingface")
         models.save_huggingface(built, output, info.label_names)
     else:
-        kept = {
-            "recipe.yaml": run.config,
-            "privacy.txt": run.privacy_statement,
-            "evaluation.json": run.evaluation,
-        }
+        kept = {"privacy.txt": run.privacy_statement, "evaluation.json": run.evaluation}
         export(
             built,
             output,
             info.label_names,
-            {name: path for name, path in kept.items() if path.exists()},
+            {
+                "recipe.yaml": recipe_text(publishable(recipe)),
+                **{name: path for name, path in kept.items() if path.exists()},
+            },
         )
     print(f"Exported to {output}")
 

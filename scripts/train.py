@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.schema import Recipe, SettingError, require
-from scripts.arguments import parse_recipe, recipe_parser, recipe_text
+from scripts.arguments import parse_recipe, publishable, recipe_parser, recipe_text
 from scripts.command import run_command, start_tensorflow
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def train(recipe: Recipe, root: Path, *, debug: bool = False) -> None:
     session = open_session(recipe)
     _require_measurable(session)
     ledger = Ledger(run.ledger, session.plan) if session.plan is not None else None
-    loop = session.loop(run, _callbacks(session, run, ledger, text), ledger)
+    loop = session.loop(run, _callbacks(session, run, ledger), ledger)
     # Whatever can be refused has been refused: from here on there is a run.
     run.open(text)
     write_dataset_card(run, session.dataset)
@@ -87,7 +87,7 @@ def train(recipe: Recipe, root: Path, *, debug: bool = False) -> None:
     started = time.monotonic()
     _export(session, run, measured, privacy)
     seconds["export"] = time.monotonic() - started
-    measured = replace(measured, efficiency=_efficiency(session, seconds))
+    measured = replace(measured, efficiency=_efficiency(session, seconds, loop.steps_taken))
     measured.write(run.evaluation)
     _report(run, measured)
 
@@ -118,7 +118,7 @@ def _require_measurable(session: Session) -> None:
 
 
 def _callbacks(
-    session: Session, run: RunDirectory, ledger: Ledger | None, text: str
+    session: Session, run: RunDirectory, ledger: Ledger | None
 ) -> list[keras.callbacks.Callback]:
     """Measurements first, so that stopping and learning-rate callbacks can act on them."""
     import keras
@@ -139,7 +139,7 @@ def _callbacks(
                 session.dataset.info,
                 log_dir=run.logs,
                 settings=settings.evaluation,
-                recipe_text=text,
+                recipe_text=recipe_text(publishable(settings)),
                 hparams=_hparams(settings),
             )
         )
@@ -148,21 +148,51 @@ def _callbacks(
         callbacks.append(
             keras.callbacks.EarlyStopping("val_loss", patience=patience, restore_best_weights=True)
         )
-    return callbacks + [_callback(*item) for item in settings.training.callbacks.items()]
+    return callbacks + [
+        _callback(name, options, settings) for name, options in settings.training.callbacks.items()
+    ]
 
 
-def _callback(name: str, options: dict[str, Any]) -> keras.callbacks.Callback:
+def _callback(name: str, options: dict[str, Any], recipe: Recipe) -> keras.callbacks.Callback:
     import keras
 
     cls = getattr(keras.callbacks, name, None)
     if not (isinstance(cls, type) and issubclass(cls, keras.callbacks.Callback)):
         raise SettingError(f"training.callbacks.{name}", options, "the name of a Keras callback")
     try:
-        return cls(**options)
+        callback = cls(**options)
     except (TypeError, ValueError) as error:
         raise SettingError(
             f"training.callbacks.{name}", options, f"arguments that {name} takes ({error})"
         ) from error
+    _require_fitting(callback, name, options, recipe)
+    return callback
+
+
+def _require_fitting(
+    callback: keras.callbacks.Callback, name: str, options: dict[str, Any], recipe: Recipe
+) -> None:
+    """Refuses callbacks that would void ε, or that fail only when they first act."""
+    monitored = getattr(callback, "monitor", "loss" if name == "TerminateOnNaN" else None)
+    require(
+        not recipe.privacy.enabled
+        or monitored is None
+        or monitored == "epsilon"
+        or monitored.startswith("val_"),
+        f"training.callbacks.{name}",
+        options,
+        "a callback that monitors validation (val_...) with privacy: training metrics are raw "
+        "training data, and acting on them would void epsilon",
+    )
+    optimizer = recipe.training.optimizer
+    require(
+        name != "ReduceLROnPlateau"
+        or (optimizer.schedule == "constant" and optimizer.warmup_fraction == 0),
+        f"training.callbacks.{name}",
+        options,
+        "training.optimizer.schedule: constant without warm-up, or no ReduceLROnPlateau: only one "
+        "of the two can set the learning rate",
+    )
 
 
 def _hparams(recipe: Recipe) -> dict[str, Any]:
@@ -181,12 +211,14 @@ def _hparams(recipe: Recipe) -> dict[str, Any]:
     return chosen
 
 
-def _efficiency(session: Session, seconds: dict[str, float]) -> dict[str, Any]:
-    expected = session.length.steps * session.recipe.training.batch_size
+def _efficiency(session: Session, seconds: dict[str, float], steps_taken: int) -> dict[str, Any]:
+    expected = steps_taken * session.recipe.training.batch_size
+    # ru_maxrss counts kilobytes on Linux, bytes on macOS.
+    peak_unit = 1e9 if sys.platform == "darwin" else 1e6
     return {
         "seconds": seconds,
-        "training_examples_per_second": expected / max(seconds["training"], 1e-9),
-        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        "training_examples_per_second": expected / seconds["training"] if steps_taken else None,
+        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / peak_unit,
         "parameters": session.model.built.model.count_params(),
         "trained_parameters": sum(
             int(v.value.shape.num_elements()) for v in session.model.built.model.trainable_variables
@@ -207,7 +239,7 @@ def _export(
         run.export,
         session.dataset.info.label_names,
         {
-            "recipe.yaml": run.config,
+            "recipe.yaml": recipe_text(publishable(session.recipe)),
             "privacy.txt": run.privacy_statement,
             "evaluation.json": measured.to_json(),
         },

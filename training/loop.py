@@ -57,9 +57,11 @@ class Loop:
         randomness: Root of the noise seeds.
         checkpoints: Where the run is saved.
         ledger: Records every noisy release; None without privacy.
+        release_identity: Equal for two runs of a step only if they release the same sum.
         callbacks: Keras callbacks, in the order they are called.
         checkpoint_every: Steps between checkpoints; None for each epoch's end.
         verbose: 1 shows the progress bar.
+        steps_taken: Optimizer steps that `run` has taken.
     """
 
     model: keras.Model
@@ -70,10 +72,13 @@ class Loop:
     randomness: Randomness
     checkpoints: Checkpoints
     ledger: Ledger | None = None
+    release_identity: str = ""
     callbacks: Sequence[keras.callbacks.Callback] = ()
     checkpoint_every: int | None = None
     verbose: int = 1
+    steps_taken: int = 0
     _totals: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    _started: bool = False
 
     def run(self) -> int:
         """Trains from the newest checkpoint, or from the start, to the end.
@@ -86,7 +91,11 @@ class Loop:
         Raises:
             UserError: If the loss or the weights are no longer finite.
         """
+        if self._started:
+            raise RuntimeError("A loop runs once: its weights and sums are no longer the start's.")
+        self._started = True
         position = self.checkpoints.restore() or Position(0)
+        self._require_whole_ledger(position.step)
         if position.complete:
             return position.step
         self.model.stop_training = False
@@ -127,6 +136,7 @@ class Loop:
             callbacks.on_train_batch_end(done - first, self._logs())
             self._require_finite(math.isfinite(self._totals["loss"]))
             done += 1
+            self.steps_taken += 1
             if self.checkpoint_every and done % self.checkpoint_every == 0 and done < last:
                 self._save(done)
         # An epoch whose every example was passed over trained on noise alone.
@@ -137,8 +147,16 @@ class Loop:
             self._save(done)
         return done
 
+    def _require_whole_ledger(self, steps: int) -> None:
+        if self.ledger is not None and self.ledger.releases < steps:
+            raise UserError(
+                f"the checkpoint stands at step {steps}, but the privacy ledger records only "
+                f"{self.ledger.releases} releases: it is not this run's, or was cut. Restore the "
+                "ledger that belongs to the checkpoints, or start a new run directory."
+            )
+
     def _within_budget(self, step: int) -> bool:
-        if self.ledger is None or self.ledger.allows(step, self.randomness.fingerprint):
+        if self.ledger is None or self.ledger.allows(step, self.release_identity):
             return True
         logging.warning(
             "The privacy budget is spent: steps that were run again after an interruption drew "
@@ -154,7 +172,7 @@ class Loop:
             self._tally(self.step.add(next(batches)))
         if self.ledger is not None:
             # Before the noisy gradient exists: a crash here leaves budget spent, never lost.
-            self.ledger.record(step, self.randomness.fingerprint)
+            self.ledger.record(step, self.release_identity)
         seeds = self.randomness.stateless_seeds(
             "noise", step, max(1, len(self.model.trainable_variables))
         )
@@ -176,7 +194,8 @@ class Loop:
         )
 
     def _logs(self) -> dict[str, float]:
-        examples = max(self._totals["examples"], 1.0)
+        # Examples whose gradient is not finite take part in no step and in no mean.
+        examples = max(self._totals["examples"] - self._totals["non_finite"], 1.0)
         logs = {
             "loss": self._totals["loss"] / examples,
             "accuracy": self._totals["correct"] / examples,

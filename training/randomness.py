@@ -29,11 +29,20 @@ class Randomness:
     reproducible: bool
 
     @classmethod
-    def from_seed(cls, seed: int | None) -> Randomness:
-        """From a recipe's seed, or from the operating system if there is none."""
+    def from_seed(cls, seed: int | None, context: str = "") -> Randomness:
+        """From a recipe's seed, or from the operating system if there is none.
+
+        Args:
+            seed: The recipe's seed.
+            context: Whatever else decides the run. Two runs that differ in it share no stream, so
+                that the difference of their releases is no noise-free sum.
+        """
         if seed is None:
             return cls(secrets.randbits(_ROOT_BITS), reproducible=False)
-        return cls(seed, reproducible=True)
+        if not context:
+            return cls(seed, reproducible=True)
+        digest = hashlib.sha256(f"{seed}:{context}".encode()).digest()
+        return cls(int.from_bytes(digest[: _ROOT_BITS // 8], "big"), reproducible=True)
 
     @property
     def fingerprint(self) -> str:

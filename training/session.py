@@ -5,10 +5,12 @@ Knows nothing of evaluation: what is measured while training runs enters as Kera
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import keras
@@ -154,10 +156,17 @@ class Session:
             randomness=self.randomness,
             checkpoints=Checkpoints(run.checkpoints, model, optimizer, settings.keep_checkpoints),
             ledger=ledger,
+            release_identity=self._release_identity(size, replicas),
             callbacks=callbacks,
             checkpoint_every=settings.checkpoint_every,
             verbose=verbose,
         )
+
+    def _release_identity(self, size: int, replicas: int) -> str:
+        """Two releases of one step are the same only if all of this is the same."""
+        files = sorted(self.dataset.info.provenance.sha256.items())
+        parts = [self.randomness.fingerprint, size, replicas, self.length.steps, files]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     def _step(self, *, accumulates: bool) -> tuple[keras.optimizers.Optimizer, TrainingStep]:
         settings = self.recipe.training
@@ -186,6 +195,35 @@ def build_model(recipe: Recipe, dataset: Dataset) -> BuiltModel:
     )
 
 
+def _randomness_context(recipe: Recipe) -> str:
+    """What, beside the seed, names a private run's random streams; "" without privacy.
+
+    Everything that can change a release; not how the run is spread, saved and measured.
+    """
+    if not recipe.privacy.enabled:
+        return ""
+    training = asdict(recipe.training)
+    for name in ("strategy", "jit_compile", "checkpoint_every", "keep_checkpoints", "callbacks"):
+        del training[name]
+    decisive = [asdict(recipe.data), asdict(recipe.model), training, asdict(recipe.privacy)]
+    return json.dumps(decisive, sort_keys=True)
+
+
+def _require_one_root(recipe: Recipe, strategy: tf.distribute.Strategy) -> None:
+    """Workers in several processes must draw the same batches and the same noise."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return
+    if recipe.privacy.enabled:
+        raise SettingError(
+            "training.strategy",
+            recipe.training.strategy,
+            "one process with privacy (one_device, mirrored or tpu): private training over "
+            "several workers is not supported yet",
+        )
+    if recipe.training.seed is None:
+        raise SettingError("training.seed", None, "a seed that all workers share")
+
+
 def _look_over(
     recipe: Recipe, dataset: Dataset, built: BuiltModel, examples: PreparedSplit
 ) -> None:
@@ -202,12 +240,13 @@ def open_session(recipe: Recipe) -> Session:
         UserError: For whatever in the recipe cannot be carried out.
     """
     settings = recipe.training
-    randomness = Randomness.from_seed(settings.seed)
+    randomness = Randomness.from_seed(settings.seed, _randomness_context(recipe))
     if settings.seed is not None:
         # Nothing here draws from a global generator, which is therefore left alone; the sums
         # that TensorFlow adds up in no fixed order are what this is for.
         tf.config.experimental.enable_op_determinism()
     strategy = resolve_strategy(settings.strategy)
+    _require_one_root(recipe, strategy)
     keras.config.set_dtype_policy(settings.precision)
     dataset = data.load(recipe.data)
     length = run_length(settings, len(dataset.train))

@@ -113,4 +113,7 @@ class TrainingSettings:
         ):
             value = getattr(self, name)
             require(value is None or value >= 1, f"training.{name}", value, "a whole number >= 1")
+        require(
+            self.seed is None or self.seed >= 0, "training.seed", self.seed, "a whole number >= 0"
+        )
         require(0 <= self.l2 < inf, "training.l2", self.l2, "a number >= 0")

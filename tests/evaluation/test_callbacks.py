@@ -40,7 +40,8 @@ def fit(tmp_path_factory):
         recipe_text="model:\n  name: mlp",
         hparams={"learning rate": 0.1, "layers": [3, 4], "private": True},
     )
-    releases = iter([(0.5, 1e-5), (0.8, 1e-5)])
+    # At the start of training, then at the end of each epoch.
+    releases = iter([(0.0, 1e-5), (0.5, 1e-5), (0.8, 1e-5)])
     privacy = PrivacyCallback(lambda: next(releases), log_dir)
     history = model.fit(
         features, labels, epochs=EPOCHS, verbose=0, callbacks=[fairness, privacy]

@@ -49,7 +49,7 @@ class ClippedSum:
     Attributes:
         gradients: float32, one tensor for each of `model.trainable_variables`.
         norms: float32 (batch,), gradient norms before clipping.
-        losses: float32 (batch,), zero where masked.
+        losses: float32 (batch,), zero where masked or left out.
         logits: float32 (batch, classes).
         non_finite: int32 (), examples left out because their gradient was not finite.
     """
@@ -180,7 +180,7 @@ def clipped_gradient_sum(
     return ClippedSum(
         gradients=gradients,
         norms=tf.sqrt(tf.maximum(squared, 0.0)),
-        losses=losses,
+        losses=tf.where(bad, 0.0, losses),
         logits=logits,
         non_finite=tf.reduce_sum(tf.cast(bad, tf.int32)),
     )

@@ -27,6 +27,9 @@ from typing import Protocol
 
 import tensorflow as tf
 
+# A squared norm this far below what its terms could add up to may be mostly rounding error.
+_CANCELLATION = 1e-3
+
 
 class PerExampleGradient(Protocol):
     """The gradient of one variable for every example of a batch."""
@@ -127,7 +130,18 @@ class OuterProducts:
         # Layers with a common input (query, key and value) share its Gram matrix: the graph
         # optimizer merges equal operations.
         grams = tf.matmul(inputs, inputs, transpose_b=True)  # (batch, time, time)
-        return _row_sums(grams * tf.matmul(gradients, gradients, transpose_b=True))
+        output_grams = tf.matmul(gradients, gradients, transpose_b=True)
+        ghost = _row_sums(grams * output_grams)
+        lengths = tf.linalg.diag_part(grams) * tf.linalg.diag_part(output_grams)  # (batch, time)
+        largest = tf.square(_row_sums(tf.sqrt(tf.maximum(lengths, 0.0))))
+        # Terms of both signs that nearly cancel leave rounding errors in place of the norm, and
+        # an example that looks small would not be clipped. Those batches, rare ones, take the
+        # norm of the gradients themselves, whose rounding is that of the sum that is released.
+        return tf.cond(
+            tf.reduce_any(ghost < _CANCELLATION * largest),
+            lambda: _row_sums(tf.square(tf.matmul(inputs, gradients, transpose_a=True))),
+            lambda: ghost,
+        )
 
     def weighted_sum(self, weights: tf.Tensor) -> tf.Tensor:
         rows, columns = self.inputs.shape[-1], self.output_gradients.shape[-1]
@@ -176,10 +190,12 @@ class GatheredRows:
 
     def squared_norms(self) -> tf.Tensor:
         gradients = tf.cast(self.output_gradients, tf.float32)
-        same = self.ids[:, :, None] == self.ids[:, None, :]
-        gram = tf.matmul(gradients, gradients, transpose_b=True)
-        # Selected, not multiplied: 0 x inf of two unrelated rows would make a NaN.
-        return _row_sums(tf.where(same, gram, 0.0))
+        same = tf.cast(self.ids[:, :, None] == self.ids[:, None, :], tf.float32)
+        # Every position gets the whole gradient of its row, of which it is one in `count`. Sums
+        # of squares, unlike a Gram matrix's signed terms, cannot cancel.
+        of_rows = tf.matmul(same, gradients)  # (batch, time, d)
+        count = tf.reduce_sum(same, axis=2)
+        return tf.reduce_sum(tf.reduce_sum(tf.square(of_rows), axis=2) / count, axis=1)
 
     def weighted_sum(self, weights: tf.Tensor) -> tf.Tensor:
         gradients = scale_rows(self.output_gradients, weights)
@@ -251,8 +267,12 @@ class TiedTable:
         outputs = tf.cast(self.projection.output_gradients, tf.float32)  # (b, s, rows)
         at_ids = tf.gather(outputs, self.lookup.ids, axis=2, batch_dims=1)  # (b, s, t)
         cross = tf.matmul(inputs, lookup_gradients, transpose_b=True) * at_ids
-        return (
-            self.lookup.squared_norms() + self.projection.squared_norms() + 2.0 * _row_sums(cross)
+        parts = self.lookup.squared_norms() + self.projection.squared_norms()
+        total = parts + 2.0 * _row_sums(cross)
+        return tf.cond(  # as in OuterProducts: where the parts cancel, the gradients themselves
+            tf.reduce_any(total < _CANCELLATION * parts),
+            lambda: _row_sums(tf.square(self.instantiate())),
+            lambda: total,
         )
 
     def weighted_sum(self, weights: tf.Tensor) -> tf.Tensor:

@@ -65,7 +65,7 @@ def test_texts_tell_neither_group_nor_label(census):
 
 def test_the_first_person_of_the_test_file_is_the_first_of_the_test_split(census):
     person = census.test.read(np.array([0]))
-    assert person.raw[0].startswith(b"age 25, eleventh grade")
+    assert person.raw[0].startswith(b"mid twenties, eleventh grade")
     assert census.info.groups["race"][person.groups["race"][0]] == "Black"
 
 
