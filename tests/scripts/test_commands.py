@@ -53,6 +53,22 @@ IMPOSSIBLE = {
         ["--training.callbacks={TerminateOnNaN: {a: 1}}"],
         "training.callbacks.TerminateOnNaN: expected arguments that TerminateOnNaN takes",
     ),
+    "callback on training loss": (
+        ["--training.callbacks={ModelCheckpoint: {filepath: x.keras, monitor: loss}}"],
+        "training.callbacks.ModelCheckpoint: expected a callback that monitors validation",
+    ),
+    "stop on a training loss": (
+        ["--training.callbacks={TerminateOnNaN: {}}"],
+        "training.callbacks.TerminateOnNaN: expected a callback that monitors validation",
+    ),
+    "two hands on the learning rate": (
+        [
+            "--training.optimizer.schedule=cosine",
+            "--training.callbacks={ReduceLROnPlateau: {monitor: val_loss}}",
+        ],
+        "training.callbacks.ReduceLROnPlateau: expected training.optimizer.schedule: constant",
+    ),
+    "negative seed": (["--training.seed=-1"], "training.seed: expected a whole number >= 0"),
     "class weight": (["--training.class_weights={x: 2}"], "training.class_weights.x: expected one"),
     "unknown attribute": (["--evaluation.attributes=[sex]"], "evaluation.attributes: expected one"),
     "unknown label": (["--evaluation.positive_label=x"], "evaluation.positive_label: expected one"),
@@ -193,6 +209,22 @@ def test_damaged_checkpoints_are_refused(capfd, finished_run, tmp_path):
         assert "every checkpoint there is damaged" in line
     shutil.rmtree(run / "checkpoints")
     assert "has no checkpoint yet" in refused(capfd, "evaluate", "--run", str(run))
+
+
+def test_private_run_without_its_ledger_is_refused(capfd, recipe_file, finished_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    (run / "ledger.jsonl").unlink()
+    assert "what this private run spent is unknown" in refused(capfd, "evaluate", "--run", str(run))
+    (run / "evaluation.json").unlink()
+    line = refused(capfd, "train", str(recipe_file), "--run", str(run))
+    assert "the privacy ledger records only 0 releases" in line
+
+
+def test_export_of_a_private_run_does_not_carry_its_seed(finished_run):
+    exported = finished_run / "export" / "saved_model" / "assets" / "recipe.yaml"
+    assert "seed: null" in exported.read_text()
+    assert "seed: 3" in (finished_run / "config.yaml").read_text()
 
 
 def test_export_writes_both_formats_again(finished_run, tmp_path):

@@ -200,6 +200,22 @@ def test_seed_decides_everything(recipe, tmp_path):
         assert not np.array_equal(results[one], results[other])
 
 
+def test_private_runs_that_differ_share_no_stream(recipe):
+    one = open_session(recipe(PRIVATE, steps=3))
+    other = open_session(recipe(PRIVATE, steps=3, optimizer=OptimizerSettings(learning_rate=0.02)))
+    assert one.randomness.reproducible
+    assert one.randomness.fingerprint != other.randomness.fingerprint
+    spread = open_session(recipe(PRIVATE, steps=3, checkpoint_every=1))
+    assert spread.randomness == one.randomness
+
+
+def test_loop_runs_once(recipe, tmp_path):
+    loop = loop_of(open_session(recipe(steps=1)), tmp_path)
+    assert loop.run() == loop.steps_taken == 1
+    with pytest.raises(RuntimeError, match="runs once"):
+        loop.run()
+
+
 def test_roots_are_told_apart_without_being_given_away():
     one, two = Randomness.from_seed(None), Randomness.from_seed(None)
     assert one.fingerprint != two.fingerprint
