@@ -71,7 +71,7 @@ def test_statement_says_what_it_rests_on():
         "Poisson sampling, 100 expected of 5000",
         "clipped to L2 norm 1",
         "noise multiplier 1.2",
-        "Assumed public: the number of training examples",
+        "Assumed public: which records form the training split and their number",
         "Not covered: choices made by looking at the training data",
         "people who appear in more than one example",
         "Mironov 2012",
