@@ -146,9 +146,9 @@ class PrivacyPlan:
             f"{self.accountant.upper()} (dp_accounting). Assumed public: which records form the "
             "training split and their number, the recipe, and the label and group names. Not "
             "covered: choices made by looking at the training data before this run (features, "
-            "hyper-parameters), measurements of training examples, validation and test examples, and people who "
-            "appear in more than one example. Floating-point noise is not proof against "
-            "least-significant-bit attacks (Mironov 2012)."
+            "hyper-parameters), measurements of training examples, validation and test "
+            "examples, and people who appear in more than one example. Floating-point noise is not "
+            "proof against least-significant-bit attacks (Mironov 2012)."
         )
         if reproducible:
             text += (
