@@ -21,6 +21,9 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+# The position of a row that holds no example.
+PADDING = -1
+
 Modality = Literal["text", "image", "features"]
 
 

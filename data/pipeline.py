@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from data.contracts import Split
+from data.contracts import PADDING, Split
 
 Preprocess = Callable[[tf.Tensor], Mapping[str, tf.Tensor]]
 """Raw examples, as `data.contracts.Examples.raw`, to named model inputs, inside the graph."""
 
-PADDING = -1
 _CHUNK_EXAMPLES = 512
 # What tf.numpy_function calls is no graph code: AutoGraph would rewrite it, and slow it down.
 _plain_python = tf.autograph.experimental.do_not_convert

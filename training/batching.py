@@ -8,9 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
+from data.contracts import PADDING
 from training.randomness import Randomness
-
-PADDING = -1
 
 
 class Sampler(Protocol):

@@ -27,6 +27,11 @@ def is_trained(layer: keras.Layer, variable: keras.Variable | None) -> bool:
     return variable is not None and any(variable is v for v in layer.trainable_variables)
 
 
+def call_inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tf.Tensor:
+    """The input of a layer that takes one."""
+    return args[0] if args else kwargs["inputs"]
+
+
 class Rule(ABC):
     """How per-example gradients of one layer family are found.
 

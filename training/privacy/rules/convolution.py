@@ -24,7 +24,13 @@ from training.privacy.gradients import (
     scale_rows,
     zero_rows,
 )
-from training.privacy.rules.base import FusedActivationRule, Gradients, is_trained, reduce_to_shape
+from training.privacy.rules.base import (
+    FusedActivationRule,
+    Gradients,
+    call_inputs,
+    is_trained,
+    reduce_to_shape,
+)
 from training.privacy.rules.dense import as_sequence
 
 
@@ -133,7 +139,7 @@ class Conv2DRule(FusedActivationRule):
         kwargs: Mapping[str, Any],
         output_gradients: list[tf.Tensor],
     ) -> Gradients:
-        images = args[0] if args else kwargs["inputs"]
+        images = call_inputs(args, kwargs)
         (gradient,) = output_gradients
         found: Gradients = []
         if is_trained(layer, layer._kernel):

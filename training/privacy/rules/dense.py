@@ -16,6 +16,7 @@ from training.privacy.gradients import Instantiated, OuterProducts, plain_layout
 from training.privacy.rules.base import (
     FusedActivationRule,
     Gradients,
+    call_inputs,
     is_trained,
     reduce_to_shape,
 )
@@ -40,7 +41,7 @@ class DenseRule(FusedActivationRule):
         kwargs: Mapping[str, Any],
         output_gradients: list[tf.Tensor],
     ) -> Gradients:
-        inputs = as_sequence(args[0] if args else kwargs["inputs"])
+        inputs = as_sequence(call_inputs(args, kwargs))
         (gradient,) = output_gradients
         outer = as_sequence(gradient)
         found: Gradients = []

@@ -29,6 +29,7 @@ from training.privacy.gradients import (
 from training.privacy.rules.base import (
     FusedActivationRule,
     Gradients,
+    call_inputs,
     is_trained,
     reduce_to_shape,
 )
@@ -173,7 +174,7 @@ class EinsumDenseRule(FusedActivationRule):
         kwargs: Mapping[str, Any],
         output_gradients: list[tf.Tensor],
     ) -> Gradients:
-        inputs = args[0] if args else kwargs["inputs"]
+        inputs = call_inputs(args, kwargs)
         (gradient,) = output_gradients
         equation = Equation.parse(layer.equation, inputs.shape.rank)
         found: Gradients = []

@@ -17,9 +17,8 @@ import keras
 import tensorflow as tf
 
 from training.privacy.gradients import GatheredRows, MatrixLayout, OuterProducts, plain_layout
-from training.privacy.rules.base import Gradients, Rule, is_trained
+from training.privacy.rules.base import Gradients, Rule, call_inputs, is_trained
 from training.privacy.rules.dense import as_sequence
-from training.privacy.rules.sliding import call_inputs
 
 
 def _positive_ids(ids: tf.Tensor, rows: int) -> tf.Tensor:

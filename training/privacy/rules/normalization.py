@@ -18,7 +18,7 @@ import tensorflow as tf
 from keras import ops
 
 from training.privacy.gradients import Instantiated
-from training.privacy.rules.base import Gradients, Rule, is_trained
+from training.privacy.rules.base import Gradients, Rule, call_inputs, is_trained
 
 
 class _AffineRule(Rule):
@@ -39,7 +39,7 @@ class _AffineRule(Rule):
         kwargs: Mapping[str, Any],
         output_gradients: list[tf.Tensor],
     ) -> Gradients:
-        inputs = args[0] if args else kwargs["inputs"]
+        inputs = call_inputs(args, kwargs)
         gradient = tf.cast(output_gradients[0], tf.float32)
         rank = gradient.shape.rank
         kept = {0, *(axis % rank for axis in self.axes(layer, rank))}

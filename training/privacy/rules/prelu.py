@@ -12,8 +12,7 @@ import keras
 import tensorflow as tf
 
 from training.privacy.gradients import Instantiated
-from training.privacy.rules.base import Gradients, Rule, is_trained, reduce_to_shape
-from training.privacy.rules.sliding import call_inputs
+from training.privacy.rules.base import Gradients, Rule, call_inputs, is_trained, reduce_to_shape
 
 
 class PReLURule(Rule):

@@ -16,13 +16,12 @@ import tensorflow as tf
 from keras import ops
 
 from training.privacy.gradients import MatrixLayout, OuterProducts
-from training.privacy.rules.base import FusedActivationRule, Gradients, is_trained
+from training.privacy.rules.base import FusedActivationRule, Gradients, call_inputs, is_trained
 from training.privacy.rules.dense import as_sequence
 from training.privacy.rules.sliding import (
     Window,
     bias_gradient,
     bias_is_along_channels,
-    call_inputs,
     channels_last,
     kernel_gradient,
 )

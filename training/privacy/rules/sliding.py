@@ -13,11 +13,9 @@ Source: Dumoulin & Visin 2016 (arXiv:1603.07285) for the arithmetic; padding as 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from math import prod
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -159,8 +157,3 @@ def bias_gradient(layer: keras.Layer, gradients: tf.Tensor) -> Gradients:
     positions = prod(gradients.shape[1:-1])
     flat = tf.reshape(tf.cast(gradients, tf.float32), [gradients.shape[0], positions, -1])
     return [(layer.bias, Instantiated(tf.reduce_sum(flat, axis=1)))]
-
-
-def call_inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tf.Tensor:
-    """The input of a layer that takes one."""
-    return args[0] if args else kwargs["inputs"]

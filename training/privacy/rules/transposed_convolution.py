@@ -14,12 +14,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from training.privacy.rules.base import FusedActivationRule, Gradients, is_trained
+from training.privacy.rules.base import FusedActivationRule, Gradients, call_inputs, is_trained
 from training.privacy.rules.sliding import (
     Window,
     bias_gradient,
     bias_is_along_channels,
-    call_inputs,
     channels_last,
     kernel_gradient,
 )
