@@ -13,103 +13,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-_MODES = ("plain", "private", "keras")
+from benchmarks.workloads import MODELS, MODES, Workload
 
 
-def _build(model: str, size: int) -> Any:
-    from configs.schema import BertSettings, ModelSettings, ResNet50Settings
-    from models import build
-
-    if model == "bert":
-        settings = ModelSettings(
-            name="bert", bert=BertSettings(trainable="all", sequence_length=size, dropout=0.0)
-        )
-        return build(settings, num_classes=2, modality="text", seed=0)
-    settings = ModelSettings(
-        name="resnet50",
-        resnet50=ResNet50Settings(normalization="group", image_size=size),
-    )
-    return build(settings, num_classes=10, modality="image", seed=0)
-
-
-def _batch(model: str, batch: int, size: int) -> dict[str, Any]:
-    import numpy as np
-    import tensorflow as tf
-
-    rng = np.random.default_rng(0)
-    if model == "bert":
-        shape = (batch, size)
-        inputs = {
-            "token_ids": tf.constant(rng.integers(1000, 30000, shape), tf.int32),
-            "padding_mask": tf.ones(shape, tf.int32),
-            "segment_ids": tf.zeros(shape, tf.int32),
-        }
-        classes = 2
-    else:
-        images = rng.normal(size=(batch, size, size, 3))
-        inputs, classes = {"image": tf.constant(images, tf.float32)}, 10
-    return {
-        "inputs": inputs,
-        "labels": tf.constant(rng.integers(0, classes, batch), tf.int32),
-        "mask": tf.ones([batch], tf.bool),
-    }
-
-
-def _stepper(mode: str, built: Any, arguments: argparse.Namespace) -> Callable[[], None]:
-    """A function that runs one whole step of the given kind."""
-    import keras
-    import numpy as np
-    import tensorflow as tf
-
-    from training.losses import cross_entropy
-    from training.privacy.plan import PrivacyPlan
-    from training.steps import PlainStep, PrivateStep
-
-    batch = _batch(arguments.model, arguments.batch, arguments.size)
-    batch["inputs"] = {
-        name: tf.cast(batch["inputs"][name], tensor.dtype)
-        for name, tensor in built.model.input.items()
-    }
-    optimizer = (
-        keras.optimizers.Adam(1e-5)
-        if arguments.model == "bert"
-        else keras.optimizers.SGD(1e-4, momentum=0.9)
-    )
-    if mode == "keras":
-        built.model.compile(
-            optimizer,
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            jit_compile=arguments.xla,
-        )
-        return lambda: built.model.train_on_batch(batch["inputs"], batch["labels"])
-    classes = built.model.output.shape[-1]
-    loss = cross_entropy([str(i) for i in range(classes)])
-    common = {"accumulates": False, "jit_compile": arguments.xla}
-    parts = (built.model, loss, optimizer, tf.distribute.get_strategy())
-    if mode == "plain":
-        step: Any = PlainStep(*parts, **common)
-    else:
-        plan = PrivacyPlan(10**6, arguments.batch, 1000, 1.0, 1.0, 1e-7)
-        step = PrivateStep(*parts, plan=plan, **common)
-    rng = np.random.default_rng(1)
-    count = len(built.model.trainable_variables)
-
-    def run() -> None:
-        seeds = rng.integers(-(2**63), 2**63 - 1, size=(count, 2), dtype=np.int64)
-        step.finish(batch, seeds, accumulated=False)
-
-    return run
+def _workload(arguments: argparse.Namespace) -> Workload:
+    return Workload(arguments.model, arguments.batch, arguments.size, arguments.xla)
 
 
 def _peak_gb(mode: str, arguments: argparse.Namespace) -> float:
@@ -132,11 +47,12 @@ def _own_peak_gb() -> float:
 
 
 def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    built = _build(arguments.model, arguments.size)
-    modes = [mode for mode in _MODES if mode != "keras" or arguments.keras]
+    workload = _workload(arguments)
+    built = workload.build()
+    modes = [mode for mode in MODES if mode != "keras" or arguments.keras]
     # Each kind trains its own copy of nothing: weights are shared, and a step's cost does not
     # depend on their values.
-    steps = {mode: _stepper(mode, built, arguments) for mode in modes}
+    steps = {mode: workload.stepper(mode, built) for mode in modes}
     for step in steps.values():
         step()
         step()
@@ -178,7 +94,7 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Prints the figures, as a table or as one JSON line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.dp_step", description=__doc__)
-    parser.add_argument("--model", choices=("bert", "resnet50"), required=True)
+    parser.add_argument("--model", choices=MODELS, required=True)
     parser.add_argument("--batch", type=int, default=32, help="examples per step")
     parser.add_argument("--size", type=int, default=128, help="tokens, or pixels a side")
     parser.add_argument("--repeats", type=int, default=9, help="timed steps of each kind")
@@ -186,10 +102,11 @@ def main() -> None:
     parser.add_argument("--keras", action="store_true", help="also time Keras' train_on_batch")
     parser.add_argument("--no-memory", action="store_true", help="skip the memory processes")
     parser.add_argument("--json", action="store_true", help="print one JSON line")
-    parser.add_argument("--memory-of", choices=_MODES, default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--memory-of", choices=MODES, default=None, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
-        step = _stepper(arguments.memory_of, _build(arguments.model, arguments.size), arguments)
+        workload = _workload(arguments)
+        step = workload.stepper(arguments.memory_of, workload.build())
         for _ in range(3):
             step()
         print(_own_peak_gb())
