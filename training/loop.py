@@ -173,10 +173,8 @@ class Loop:
         if self.ledger is not None:
             # Before the noisy gradient exists: a crash here leaves budget spent, never lost.
             self.ledger.record(step, self.release_identity)
-        seeds = self.randomness.stateless_seeds(
-            "noise", step, max(1, len(self.model.trainable_variables))
-        )
-        self._tally(self.step.finish(next(batches), seeds, accumulated=count > 1))
+        draws = self.step.draws(step, self.randomness)
+        self._tally(self.step.finish(next(batches), draws, accumulated=count > 1))
 
     def _tally(self, totals: StepTotals) -> None:
         for name, value in vars(totals).items():

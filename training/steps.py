@@ -17,8 +17,10 @@ import numpy as np
 import tensorflow as tf
 
 from training.privacy.clipping import PerExampleLoss, clipped_gradient_sum
+from training.privacy.mechanisms import Draws
 from training.privacy.plan import PrivacyPlan
 from training.privacy.taps import find_sites
+from training.randomness import Randomness
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class TrainingStep(ABC):
         self._add = compiled(self._replica_add)
         self._finish_alone = compiled(self._replica_finish)
         self._finish_accumulated = compiled(
-            lambda batch, seeds: self._replica_finish(batch, seeds, accumulated=True)
+            lambda batch, noise: self._replica_finish(batch, noise, accumulated=True)
         )
 
     @staticmethod
@@ -101,24 +103,28 @@ class TrainingStep(ABC):
 
     @abstractmethod
     def _release(
-        self, sums: list[tf.Tensor], examples: tf.Tensor, seeds: tf.Tensor
+        self, sums: list[tf.Tensor], examples: tf.Tensor, noise: tuple[tf.Tensor, tf.Tensor]
     ) -> list[tf.Tensor]:
         """From the sums over the whole logical batch to the gradient that is applied."""
+
+    def draws(self, step: int, randomness: Randomness) -> Draws:
+        """What `finish` takes for the noise of `step`; a plain step ignores it."""
+        return Draws(np.zeros((1, 1, 2), np.int64), np.zeros(1, np.float32))
 
     def add(self, batch: Any) -> StepTotals:
         """Adds a physical batch to the logical one."""
         return _read(self._add(batch))
 
-    def finish(self, batch: Any, seeds: np.ndarray, *, accumulated: bool) -> StepTotals:
+    def finish(self, batch: Any, draws: Draws, *, accumulated: bool) -> StepTotals:
         """Adds the last physical batch and updates the weights.
 
         Args:
             batch: The physical batch, one per replica.
-            seeds: int64 (trainable variables, 2), never used before.
+            draws: From `draws` for the step about to be taken.
             accumulated: Whether `add` was called for this logical batch.
         """
         run = self._finish_accumulated if accumulated else self._finish_alone
-        return _read(run(batch, tf.constant(seeds)))
+        return _read(run(batch, (tf.constant(draws.seeds), tf.constant(draws.coefficients))))
 
     def trace(self, batch: Any) -> None:
         """Compiles the step for batches like `batch`, so that a refused model is refused now.
@@ -129,8 +135,12 @@ class TrainingStep(ABC):
         Raises:
             UserError: If the model cannot be trained privately; names layer and remedy.
         """
-        seeds = tf.TensorSpec((max(1, len(self._variables)), 2), tf.int64)
-        self._finish_alone.get_concrete_function(batch, seeds)
+        draws = self.draws(0, Randomness(0, reproducible=True))
+        noise = (
+            tf.TensorSpec(draws.seeds.shape, tf.int64),
+            tf.TensorSpec(draws.coefficients.shape, tf.float32),
+        )
+        self._finish_alone.get_concrete_function(batch, noise)
 
     def finalize(self) -> None:
         """To be called once, after the last step: the optimizer's last word on the weights.
@@ -158,7 +168,10 @@ class TrainingStep(ABC):
         return report
 
     def _replica_finish(
-        self, batch: dict[str, Any], seeds: tf.Tensor, accumulated: bool = False
+        self,
+        batch: dict[str, Any],
+        noise: tuple[tf.Tensor, tf.Tensor],
+        accumulated: bool = False,
     ) -> dict[str, tf.Tensor]:
         sums, report = self._gradient_sum(batch)
         examples = report["examples"]
@@ -168,7 +181,7 @@ class TrainingStep(ABC):
         if self._strategy.num_replicas_in_sync > 1:
             context = tf.distribute.get_replica_context()
             sums, examples = context.all_reduce(tf.distribute.ReduceOp.SUM, (sums, examples))
-        gradients = self._release(sums, examples, seeds)
+        gradients = self._release(sums, examples, noise)
         penalties = self._penalty_gradients()
         if penalties is not None:
             gradients = [g + p for g, p in zip(gradients, penalties, strict=True)]
@@ -235,7 +248,7 @@ class PlainStep(TrainingStep):
         return sums, _report(batch["labels"], logits, losses, mask, tf.zeros([]))
 
     def _release(
-        self, sums: list[tf.Tensor], examples: tf.Tensor, seeds: tf.Tensor
+        self, sums: list[tf.Tensor], examples: tf.Tensor, noise: tuple[tf.Tensor, tf.Tensor]
     ) -> list[tf.Tensor]:
         return [total / tf.maximum(examples, 1.0) for total in sums]
 
@@ -257,6 +270,9 @@ class PrivateStep(TrainingStep):
         self._sites = find_sites(arguments[0])
         super().__init__(*arguments, **further)
 
+    def draws(self, step: int, randomness: Randomness) -> Draws:
+        return self._plan.draws(step, randomness, max(1, len(self._variables)))
+
     def _gradient_sum(self, batch: dict[str, Any]) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
         clipped = clipped_gradient_sum(
             self._model, self._loss, batch, self._plan.clipping_norm, self._sites
@@ -267,8 +283,8 @@ class PrivateStep(TrainingStep):
         return clipped.gradients, report
 
     def _release(
-        self, sums: list[tf.Tensor], examples: tf.Tensor, seeds: tf.Tensor
+        self, sums: list[tf.Tensor], examples: tf.Tensor, noise: tuple[tf.Tensor, tf.Tensor]
     ) -> list[tf.Tensor]:
-        state = self._query.seeded_global_state(seeds)
+        state = self._query.seeded_global_state(*noise)
         noised, _, _ = self._query.get_noised_result(sums, state)
         return [total / self._plan.batch_size for total in noised]

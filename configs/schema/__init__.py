@@ -4,9 +4,11 @@ Free of TensorFlow, so that `sterling --help` answers at once. Each room of the 
 own section and nothing else.
 """
 
+from configs.schema.clipping import ClippingSettings
 from configs.schema.data import DataSettings, ImageFolderSettings, TableSettings, TfdsSettings
 from configs.schema.errors import SettingError, UserError, require
 from configs.schema.evaluation import EvaluationSettings
+from configs.schema.mechanism import MechanismSettings
 from configs.schema.model import (
     BertSettings,
     CnnSettings,
@@ -16,20 +18,24 @@ from configs.schema.model import (
 )
 from configs.schema.privacy import PrivacySettings
 from configs.schema.recipe import Recipe
+from configs.schema.sampling import SamplingSettings
 from configs.schema.training import OptimizerSettings, TrainingSettings
 
 __all__ = [
     "BertSettings",
+    "ClippingSettings",
     "CnnSettings",
     "DataSettings",
     "EvaluationSettings",
     "ImageFolderSettings",
+    "MechanismSettings",
     "MlpSettings",
     "ModelSettings",
     "OptimizerSettings",
     "PrivacySettings",
     "Recipe",
     "ResNet50Settings",
+    "SamplingSettings",
     "SettingError",
     "TableSettings",
     "TfdsSettings",

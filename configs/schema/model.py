@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Literal, Optional
 
 from configs.schema.errors import require
@@ -12,6 +13,18 @@ def _require_widths(widths: list[int], key: str) -> None:
     require(all(width >= 1 for width in widths), key, widths, "whole numbers >= 1")
 
 
+def _require_counts(section: str, **counts: Optional[int]) -> None:
+    for name, count in counts.items():
+        require(count is None or count >= 1, f"{section}.{name}", count, "a whole number >= 1")
+
+
+def _require_alpha(alpha: float, key: str) -> None:
+    require(0.0 < alpha < inf, key, alpha, "a number > 0")
+
+
+BertProjection = Literal["query", "key", "value", "attention_output", "intermediate", "output"]
+
+
 @dataclass(frozen=True)
 class BertSettings:
     """A BERT encoder with a classification head.
@@ -19,9 +32,18 @@ class BertSettings:
     Attributes:
         weights: `embedded` (MiniLM-L6, hash-verified), a Hugging Face directory, or a hub id
             such as `hf://google-bert/bert-base-uncased`.
-        trainable: Which blocks train: the `head` alone, the head and the `top_k` last encoder
-            blocks, or `all`.
+        trainable: What trains beside the head: nothing (`head`), the last encoder blocks
+            (`top_k`), every bias and layer-norm offset (`bitfit`), low-rank changes of
+            projections (`lora`), bottlenecks and layer norms (`adapters`), or `all`.
         top_k: With `trainable: top_k`, how many encoder blocks train.
+        adapted_blocks: With `bitfit`, `lora` and `adapters`, how many of the last encoder blocks
+            they reach; none is every block. What lies in front of them is computed once per
+            example (`training.cache_frozen_gb`).
+        lora_rank: With `lora`, the rank of each change.
+        lora_alpha: With `lora`, each change is `lora_alpha / lora_rank` times the product of its
+            two factors.
+        lora_projections: With `lora`, the projections of a block that change.
+        adapter_width: With `adapters`, units of each bottleneck.
         pooling: What the head sees: the `cls` vector, the `mean` over real tokens, or BERT's
             pretrained `pooler` output.
         dropout: Dropout rate inside the trainable encoder blocks and before the head.
@@ -31,8 +53,13 @@ class BertSettings:
     """
 
     weights: str = "embedded"
-    trainable: Literal["head", "top_k", "all"] = "all"
+    trainable: Literal["head", "top_k", "bitfit", "lora", "adapters", "all"] = "all"
     top_k: int = 1
+    adapted_blocks: Optional[int] = None
+    lora_rank: int = 8
+    lora_alpha: float = 16.0
+    lora_projections: list[BertProjection] = field(default_factory=lambda: ["query", "value"])
+    adapter_width: int = 32
     pooling: Literal["cls", "mean", "pooler"] = "mean"
     dropout: float = 0.0
     sequence_length: int = 128
@@ -40,7 +67,20 @@ class BertSettings:
     hidden_activation: Literal["gelu", "tanh"] = "gelu"
 
     def __post_init__(self) -> None:
-        require(self.top_k >= 1, "model.bert.top_k", self.top_k, "a whole number >= 1")
+        _require_counts(
+            "model.bert",
+            top_k=self.top_k,
+            adapted_blocks=self.adapted_blocks,
+            lora_rank=self.lora_rank,
+            adapter_width=self.adapter_width,
+        )
+        _require_alpha(self.lora_alpha, "model.bert.lora_alpha")
+        require(
+            0 < len(self.lora_projections) == len(set(self.lora_projections)),
+            "model.bert.lora_projections",
+            self.lora_projections,
+            "at least one projection, none of them twice",
+        )
         require(0.0 <= self.dropout < 1.0, "model.bert.dropout", self.dropout, "a rate in [0, 1)")
         require(
             self.sequence_length >= 3,
@@ -70,7 +110,13 @@ class ResNet50Settings:
         image_size: Height and width of the input in pixels; images are resized to it.
         stem: `imagenet` (7x7 stride 2 and max-pooling) or `small` (3x3 stride 1, no pooling;
             for images up to about 64 pixels).
-        trainable: `all`, or the `head` alone.
+        trainable: What trains beside the head: nothing (`head`), the last stages (`top_k`), every
+            bias and normalization scale and offset (`bitfit`), low-rank changes of the stages'
+            convolutions (`lora`, which wants pretrained weights), or `all`.
+        top_k: With `trainable: top_k`, how many of the four stages train.
+        lora_rank: With `lora`, the rank of each change.
+        lora_alpha: With `lora`, each change is `lora_alpha / lora_rank` times the product of its
+            two factors.
         pixel_scaling: `imagenet` as keras.applications' weights expect, `symmetric` to [-1, 1];
             `auto` is `imagenet` where there are weights and `symmetric` where there are none.
     """
@@ -80,7 +126,10 @@ class ResNet50Settings:
     groups: int = 32
     image_size: int = 224
     stem: Literal["imagenet", "small"] = "imagenet"
-    trainable: Literal["head", "all"] = "all"
+    trainable: Literal["head", "top_k", "bitfit", "lora", "all"] = "all"
+    top_k: int = 1
+    lora_rank: int = 8
+    lora_alpha: float = 16.0
     pixel_scaling: Literal["auto", "imagenet", "symmetric"] = "auto"
 
     def __post_init__(self) -> None:
@@ -102,6 +151,9 @@ class ResNet50Settings:
             self.stem,
             "`imagenet` where there are weights, because they hold a 7x7 stem",
         )
+        require(1 <= self.top_k <= 4, "model.resnet50.top_k", self.top_k, "1 to 4 stages")
+        _require_counts("model.resnet50", lora_rank=self.lora_rank)
+        _require_alpha(self.lora_alpha, "model.resnet50.lora_alpha")
 
 
 @dataclass(frozen=True)

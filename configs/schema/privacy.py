@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import Literal, Optional
 
+from configs.schema.clipping import ClippingSettings
 from configs.schema.errors import require
+from configs.schema.mechanism import MechanismSettings
+from configs.schema.sampling import SamplingSettings
 
 
 @dataclass(frozen=True)
@@ -20,8 +23,9 @@ class PrivacySettings:
         noise_multiplier: Standard deviation of the noise divided by `clipping_norm`.
         delta: Probability with which epsilon may fail; none takes N^-1.1 for N training examples.
         clipping_norm: Bound on every example's gradient L2 norm.
-        sampling: How a batch is drawn. `poisson`: each example independently with probability
-            batch_size / N.
+        clipping: How every example's gradient is bounded.
+        sampling: How batches are drawn.
+        mechanism: How noise is added.
         accountant: How epsilon is computed: privacy loss distribution or Renyi.
     """
 
@@ -30,7 +34,9 @@ class PrivacySettings:
     noise_multiplier: Optional[float] = None
     delta: Optional[float] = None
     clipping_norm: float = 1.0
-    sampling: Literal["poisson"] = "poisson"
+    clipping: ClippingSettings = field(default_factory=ClippingSettings)
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    mechanism: MechanismSettings = field(default_factory=MechanismSettings)
     accountant: Literal["pld", "rdp"] = "pld"
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs.schema import OptimizerSettings, SettingError
-from tests.training.test_steps import make_batch, make_model, make_step, seeds
+from tests.training.test_steps import draws, make_batch, make_model, make_step
 from training.losses import cross_entropy
 from training.optimizers import build_optimizer, build_schedule
 
@@ -41,7 +41,7 @@ def test_every_keras_optimizer_takes_the_step_that_keras_takes(name):
     theirs.optimizer.build(theirs.trainable_variables)
     start = ours.get_weights()
     for _ in range(2):
-        step.finish(batch, seeds(), accumulated=False)
+        step.finish(batch, draws(), accumulated=False)
         theirs.train_on_batch(batch["inputs"], batch["labels"])
     for mine, its, before in zip(ours.get_weights(), theirs.get_weights(), start, strict=True):
         np.testing.assert_allclose(mine, its, rtol=0, atol=1e-5)
@@ -64,7 +64,7 @@ def test_finalize_replaces_weights_by_their_average_once():
     step = make_step(model, optimizer=build_optimizer(settings, 10))
     average = None
     for _ in range(3):
-        step.finish(batch, seeds(), accumulated=False)
+        step.finish(batch, draws(), accumulated=False)
         now = model.get_weights()
         # Keras starts the average at the first weights it sees.
         average = (

@@ -9,13 +9,14 @@ import tensorflow as tf
 
 from training.losses import cross_entropy
 from training.privacy.clipping import clipped_gradient_sum
+from training.privacy.mechanisms import Draws
 from training.privacy.plan import PrivacyPlan
 from training.randomness import Randomness
 from training.steps import PlainStep, PrivateStep
 
 WIDTH, CLASSES = 5, 3
 LABELS = ("a", "b", "c")
-PLAN = PrivacyPlan(
+PLAN = PrivacyPlan.dp_sgd(
     num_examples=500, batch_size=20, steps=9, clipping_norm=0.3, noise_multiplier=1.5, delta=1e-4
 )
 SEEDS = Randomness.from_seed(0)
@@ -62,8 +63,8 @@ def make_step(model, private=False, optimizer=None, class_weights=None, **option
     )
 
 
-def seeds(step: int = 0) -> np.ndarray:
-    return SEEDS.stateless_seeds("noise", step, 4)
+def draws(step: int = 0, tensors: int = 4) -> Draws:
+    return PLAN.draws(step, SEEDS, tensors)
 
 
 def applied(model: keras.Model, take) -> list[np.ndarray]:
@@ -76,7 +77,7 @@ def applied(model: keras.Model, take) -> list[np.ndarray]:
 def planned_noise(model: keras.Model, step: int = 0) -> list[np.ndarray]:
     query = PLAN.query()
     zeros = [tf.zeros(v.shape) for v in model.trainable_variables]
-    state = query.seeded_global_state(tf.constant(seeds(step)))
+    state = query.seeded_global_state(draws(step).seeds, draws(step).coefficients)
     return [noise.numpy() for noise in query.get_noised_result(zeros, state)[0]]
 
 
@@ -90,7 +91,7 @@ def test_private_step_divides_by_the_expected_batch_size(drawn):
     model, batch = make_model(), make_batch(12, real=drawn)
     sums = clipped_gradient_sum(model, cross_entropy(LABELS), batch, PLAN.clipping_norm).gradients
     step = make_step(model, private=True)
-    found = applied(model, lambda: step.finish(batch, seeds(), accumulated=False))
+    found = applied(model, lambda: step.finish(batch, draws(), accumulated=False))
     expected = [
         (total.numpy() + noise) / PLAN.batch_size
         for total, noise in zip(sums, planned_noise(model), strict=True)
@@ -101,14 +102,14 @@ def test_private_step_divides_by_the_expected_batch_size(drawn):
 def test_empty_draw_still_releases_noise():
     model, batch = make_model(), make_batch(8, real=0)
     step = make_step(model, private=True)
-    found = applied(model, lambda: step.finish(batch, seeds(), accumulated=False))
+    found = applied(model, lambda: step.finish(batch, draws(), accumulated=False))
     assert_close(found, [noise / PLAN.batch_size for noise in planned_noise(model)])
 
 
 def test_empty_draw_moves_nothing_without_privacy():
     model, batch = make_model(), make_batch(8, real=0)
     step = make_step(model)
-    found = applied(model, lambda: step.finish(batch, seeds(), accumulated=False))
+    found = applied(model, lambda: step.finish(batch, draws(), accumulated=False))
     assert_close(found, [np.zeros_like(value) for value in found], tolerance=0)
 
 
@@ -118,14 +119,14 @@ def test_accumulated_physical_batches_equal_one_large_batch(private):
     large, small = make_model(), make_model()
     expected = applied(
         large,
-        lambda: make_step(large, private).finish(batch, seeds(), accumulated=False),
+        lambda: make_step(large, private).finish(batch, draws(), accumulated=False),
     )
     step = make_step(small, private)
 
     def take():
         step.add(rows_of(batch, 0, 6))
         step.add(rows_of(batch, 6, 12))
-        step.finish(rows_of(batch, 12, 18), seeds(), accumulated=True)
+        step.finish(rows_of(batch, 12, 18), draws(), accumulated=True)
 
     assert_close(applied(small, take), expected)
     # What was accumulated is gone: the next logical batch starts from nothing.
@@ -142,7 +143,7 @@ def test_plain_step_is_that_of_keras(class_weights):
     )
     step = make_step(ours, optimizer=keras.optimizers.Adam(0.01), class_weights=class_weights)
     for _ in range(3):
-        totals = step.finish(batch, seeds(), accumulated=False)
+        totals = step.finish(batch, draws(), accumulated=False)
         by_index = class_weights and {0: 1.0, 1: 3.0, 2: 0.5}
         theirs.reset_metrics()  # Keras 3.12 reports the mean over all calls
         loss = theirs.train_on_batch(batch["inputs"], batch["labels"], class_weight=by_index)
@@ -156,11 +157,11 @@ def test_penalties_are_added_after_the_release_and_see_no_example(private):
     batch = make_batch(10)
     free, penalized = make_model(), make_model(keras.regularizers.L2(0.03))
     alone = applied(
-        free, lambda: make_step(free, private).finish(batch, seeds(), accumulated=False)
+        free, lambda: make_step(free, private).finish(batch, draws(), accumulated=False)
     )
     kernels = penalized.get_weights()
     step = make_step(penalized, private, l2=0.1)
-    both = applied(penalized, lambda: step.finish(batch, seeds(), accumulated=False))
+    both = applied(penalized, lambda: step.finish(batch, draws(), accumulated=False))
     difference = [two - one for one, two in zip(alone, both, strict=True)]
     expected = [
         2 * (0.1 + 0.03) * kernels[0],
@@ -174,7 +175,7 @@ def test_penalties_are_added_after_the_release_and_see_no_example(private):
 def test_totals_count_real_examples_only():
     model, batch = make_model(), make_batch(10, real=4)
     logits = model(batch["inputs"]).numpy()[:4]
-    totals = make_step(model).finish(batch, seeds(), accumulated=False)
+    totals = make_step(model).finish(batch, draws(), accumulated=False)
     labels = batch["labels"].numpy()[:4]
     assert totals.examples == 4
     assert totals.correct == (logits.argmax(axis=1) == labels).sum()
@@ -190,11 +191,11 @@ def test_example_with_a_broken_gradient_is_left_out_and_counted():
     rest = tf.nest.map_structure(lambda value: tf.gather(value, [0, 1, 3, 4, 5]), batch)
     other = make_model()
     expected = applied(
-        other, lambda: make_step(other, True).finish(rest, seeds(), accumulated=False)
+        other, lambda: make_step(other, True).finish(rest, draws(), accumulated=False)
     )
     totals = []
     step = make_step(model, private=True)
-    found = applied(model, lambda: totals.append(step.finish(batch, seeds(), accumulated=False)))
+    found = applied(model, lambda: totals.append(step.finish(batch, draws(), accumulated=False)))
     assert totals[0].non_finite == 1
     assert_close(found, expected)
 
@@ -204,9 +205,7 @@ def test_frozen_layers_stay_as_they_are():
     model.layers[1].trainable = False
     before = model.layers[1].get_weights()
     for private in (False, True):
-        make_step(model, private).finish(
-            batch, SEEDS.stateless_seeds("noise", 0, 2), accumulated=False
-        )
+        make_step(model, private).finish(batch, draws(tensors=2), accumulated=False)
     assert_close(model.layers[1].get_weights(), before, tolerance=0)
 
 
@@ -215,7 +214,7 @@ def test_tracing_ahead_saves_the_first_step_its_trace():
     step = make_step(model, private=True)
     step.trace(tf.nest.map_structure(tf.TensorSpec.from_tensor, batch))
     assert step._finish_alone.experimental_get_tracing_count() == 1
-    step.finish(batch, seeds(), accumulated=False)
+    step.finish(batch, draws(), accumulated=False)
     assert step._finish_alone.experimental_get_tracing_count() == 1
 
 
@@ -223,5 +222,5 @@ def test_step_compiled_with_xla_is_the_same_step():
     batch = make_batch(8)
     ours, compiled = make_model(), make_model()
     for model, jit in ((ours, False), (compiled, True)):
-        make_step(model, jit_compile=jit).finish(batch, seeds(), accumulated=False)
+        make_step(model, jit_compile=jit).finish(batch, draws(), accumulated=False)
     assert_close(compiled.get_weights(), ours.get_weights(), tolerance=1e-6)

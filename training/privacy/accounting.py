@@ -40,17 +40,6 @@ def default_delta(num_examples: int) -> float:
     return float(num_examples) ** -1.1
 
 
-def poisson_gaussian_event(
-    sampling_probability: float, noise_multiplier: float, releases: int
-) -> dp_accounting.DpEvent:
-    """`releases` Gaussian sums, each over a fresh Poisson sample."""
-    if releases == 0:
-        return dp_accounting.NoOpDpEvent()
-    gaussian = dp_accounting.GaussianDpEvent(noise_multiplier)
-    sampled = dp_accounting.PoissonSampledDpEvent(sampling_probability, gaussian)
-    return dp_accounting.SelfComposedDpEvent(sampled, releases)
-
-
 @lru_cache(maxsize=256)
 def epsilon_of(event: dp_accounting.DpEvent, delta: float, accountant: str = "pld") -> float:
     """Epsilon of `event` at `delta`; 0 for an event that releases nothing."""

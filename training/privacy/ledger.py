@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ class Ledger:
         """
         try:
             with open(path, encoding="utf-8") as file:
-                plan = PrivacyPlan(**json.loads(file.readline())["plan"])
+                plan = PrivacyPlan.from_dict(json.loads(file.readline())["plan"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _damaged(path, error) from error
         return cls(path, plan)
@@ -85,7 +84,7 @@ class Ledger:
         if (step, randomness) in self._releases:
             return
         if not self._path.exists():
-            plan = asdict(self._plan)
+            plan = self._plan.to_dict()
             header = {"ledger": _VERSION, "plan": plan, "fingerprint": self._plan.fingerprint}
             write_atomically(self._path, json.dumps(header) + "\n")
         self._append({"release": step, "randomness": randomness})

@@ -7,9 +7,9 @@ query's own. (XLA may draw other numbers from the same seed: a seeded run is rep
 setting of `training.jit_compile`.)
 
 Guarantees (what epsilon depends on):
-    Every coordinate of every variable receives an independent N(0, stddev^2) draw; two steps, two
-    variables or two runs never share a stream; all replicas add the very same noise once to the
-    all-reduced sum.
+    Every coordinate of every variable receives an independent N(0, stddev^2) draw for every term
+    of the mechanism; two draws, two variables or two runs never share a stream; all replicas add
+    the very same noise once to the all-reduced sum.
 """
 
 from __future__ import annotations
@@ -24,35 +24,45 @@ from training.privacy.tf_privacy import GaussianSumQuery
 
 
 class ReplayableGaussianSumQuery(GaussianSumQuery):
-    """A `GaussianSumQuery` whose global state carries the seeds of the next release.
+    """A `GaussianSumQuery` whose global state carries the draws of the next release.
 
     Args:
         l2_norm_clip: Bound on every record's L2 norm.
         stddev: Standard deviation of the noise added to every coordinate of the sum.
     """
 
-    _GlobalState = namedtuple("_GlobalState", ["l2_norm_clip", "stddev", "seeds"])
+    _GlobalState = namedtuple("_GlobalState", ["l2_norm_clip", "stddev", "seeds", "coefficients"])
 
     def make_global_state(self, l2_norm_clip: float, stddev: float) -> Any:
         return self._GlobalState(
             tf.cast(l2_norm_clip, tf.float32),
             tf.cast(stddev, tf.float32),
-            tf.zeros([0, 2], tf.int64),
+            tf.zeros([0, 0, 2], tf.int64),
+            tf.zeros([0], tf.float32),
         )
 
-    def seeded_global_state(self, seeds: tf.Tensor) -> Any:
-        """The state for one release; `seeds` int64 (variables, 2), used once and never again."""
-        return self.initial_global_state()._replace(seeds=seeds)
+    def seeded_global_state(self, seeds: tf.Tensor, coefficients: tf.Tensor) -> Any:
+        """The state for one release.
+
+        Args:
+            seeds: int64 (terms, tensors, 2), from the plan's mechanism.
+            coefficients: float32 (terms,): the noise is the sum of the terms' draws, each times
+                its coefficient.
+        """
+        return self.initial_global_state()._replace(seeds=seeds, coefficients=coefficients)
 
     def get_noised_result(self, sample_state: list[tf.Tensor], global_state: Any) -> Any:
         """Adds the noise; `sample_state` is the list of clipped sums, one a variable."""
         _, global_state, event = super().get_noised_result([], global_state)
+        deviations = tf.unstack(global_state.stddev * global_state.coefficients)
         noised = []
         for i, total in enumerate(sample_state):
-            # After the sum, so that not all of a model's noise waits in memory from the start.
-            with tf.control_dependencies([total]):
-                noise = gaussian_noise(total.shape, global_state.stddev, global_state.seeds[i])
-                noised.append(total + tf.cast(noise, total.dtype))
+            for term, stddev in enumerate(deviations):
+                # After the sum, so that not all of a model's noise waits in memory from the start.
+                with tf.control_dependencies([total]):
+                    noise = gaussian_noise(total.shape, stddev, global_state.seeds[term, i])
+                    total += tf.cast(noise, total.dtype)
+            noised.append(total)
         return noised, global_state, event
 
 

@@ -8,45 +8,60 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import dp_accounting
 
 from configs.schema import PrivacySettings, SettingError, require
-from training.privacy.accounting import (
-    calibrate_noise,
-    default_delta,
-    epsilon_of,
-    poisson_gaussian_event,
+from training.batching import Sampler
+from training.privacy.accounting import calibrate_noise, default_delta, epsilon_of
+from training.privacy.clip_methods import (
+    CLIP_METHODS,
+    ClipMethod,
+    FlatClipping,
+    build_clip_method,
+)
+from training.privacy.events import event_of
+from training.privacy.mechanisms import (
+    MECHANISMS,
+    Draws,
+    GaussianMechanism,
+    Mechanism,
+    build_mechanism,
 )
 from training.privacy.noise import ReplayableGaussianSumQuery
-from training.privacy.sampling import PoissonSampler
+from training.privacy.sampling import (
+    SAMPLINGS,
+    PoissonSampling,
+    Sampling,
+    build_sampling,
+)
 from training.randomness import Randomness
 
 
 @dataclass(frozen=True)
 class PrivacyPlan:
-    """DP-SGD (Abadi et al. 2016, arXiv:1607.00133) with Poisson sampling.
+    """Noisy sums of clipped per-example gradients, and what releasing them costs.
 
     Guarantees:
         Releasing `steps` noisy gradient sums, and anything computed from them alone, is
         (epsilon, delta)-differentially private under adding or removing one training example.
 
     Attributes:
-        num_examples: Training examples N; public.
-        batch_size: Expected examples per step; public. Noisy sums are divided by it.
+        sampling: Which examples form each batch.
+        clipping: How each example's gradient is bounded.
+        mechanism: Which noise each sum receives.
         steps: Releases planned.
-        clipping_norm: Bound on each example's gradient L2 norm: the sensitivity of the sum.
-        noise_multiplier: Noise standard deviation divided by the sensitivity.
         delta: Probability with which epsilon may fail.
         accountant: `pld` or `rdp`.
     """
 
-    num_examples: int
-    batch_size: int
+    sampling: Sampling
+    clipping: ClipMethod
+    mechanism: Mechanism
     steps: int
-    clipping_norm: float
-    noise_multiplier: float
     delta: float
     accountant: str = "pld"
 
@@ -66,6 +81,29 @@ class PrivacyPlan:
             "a number > 0",
         )
         require(0 < self.delta < 1, "privacy.delta", self.delta, "a probability in (0, 1)")
+        self.event(0)  # a combination without a proof is refused here
+
+    @classmethod
+    def dp_sgd(
+        cls,
+        *,
+        num_examples: int,
+        batch_size: int,
+        steps: int,
+        clipping_norm: float,
+        noise_multiplier: float,
+        delta: float,
+        accountant: str = "pld",
+    ) -> PrivacyPlan:
+        """DP-SGD as Abadi et al. 2016 (arXiv:1607.00133): Poisson, flat clipping, Gaussian."""
+        return cls(
+            PoissonSampling(num_examples, batch_size),
+            FlatClipping(clipping_norm),
+            GaussianMechanism(noise_multiplier),
+            steps=steps,
+            delta=delta,
+            accountant=accountant,
+        )
 
     @classmethod
     def from_settings(
@@ -86,27 +124,44 @@ class PrivacyPlan:
             )
         noise = settings.noise_multiplier
         plan = cls(
-            num_examples=num_examples,
-            batch_size=batch_size,
+            build_sampling(settings.sampling, num_examples, batch_size),
+            build_clip_method(settings.clipping, settings.clipping_norm),
+            build_mechanism(settings.mechanism, 1.0 if noise is None else noise),
             steps=steps,
-            clipping_norm=settings.clipping_norm,
-            noise_multiplier=1.0 if noise is None else noise,
             delta=delta,
             accountant=settings.accountant,
         )
         if settings.epsilon is None:
             return plan
         calibrated = calibrate_noise(
-            lambda sigma: replace(plan, noise_multiplier=sigma).event(steps),
+            lambda sigma: plan.with_noise(sigma).event(steps),
             settings.epsilon,
             delta,
             settings.accountant,
         )
-        return replace(plan, noise_multiplier=calibrated)
+        return plan.with_noise(calibrated)
+
+    def with_noise(self, noise_multiplier: float) -> PrivacyPlan:
+        """The same plan at another noise multiplier."""
+        return replace(self, mechanism=self.mechanism.with_noise(noise_multiplier))
 
     @property
-    def sampling_probability(self) -> float:
-        return self.batch_size / self.num_examples
+    def num_examples(self) -> int:
+        return self.sampling.num_examples
+
+    @property
+    def batch_size(self) -> int:
+        """Expected examples a step, by which noisy sums are divided; public."""
+        return self.sampling.batch_size
+
+    @property
+    def clipping_norm(self) -> float:
+        """Bound on what one example can add to the sum, in L2 norm."""
+        return self.clipping.clipping_norm
+
+    @property
+    def noise_multiplier(self) -> float:
+        return self.mechanism.noise_multiplier
 
     @property
     def noise_stddev(self) -> float:
@@ -115,22 +170,53 @@ class PrivacyPlan:
 
     def event(self, releases: int) -> dp_accounting.DpEvent:
         """What `releases` steps cost, as the accountants understand it."""
-        return poisson_gaussian_event(self.sampling_probability, self.noise_multiplier, releases)
+        return event_of(self.sampling, self.mechanism, releases)
 
     def epsilon(self, releases: int) -> float:
         """Epsilon spent by `releases` steps at this plan's delta."""
         return epsilon_of(self.event(releases), self.delta, self.accountant)
 
-    def sampler(self, randomness: Randomness) -> PoissonSampler:
-        return PoissonSampler(self.num_examples, self.sampling_probability, randomness)
+    def sampler(self, randomness: Randomness) -> Sampler:
+        return self.sampling.sampler(randomness)
+
+    def draws(self, step: int, randomness: Randomness, tensors: int) -> Draws:
+        """The noise of `step` for `tensors` released tensors."""
+        return self.mechanism.draws(step, randomness, tensors)
 
     def query(self) -> ReplayableGaussianSumQuery:
         return ReplayableGaussianSumQuery(self.clipping_norm, self.noise_stddev)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for the ledger's header."""
+        return {
+            "sampling": _part(self.sampling),
+            "clipping": _part(self.clipping),
+            "mechanism": _part(self.mechanism),
+            "steps": self.steps,
+            "delta": self.delta,
+            "accountant": self.accountant,
+        }
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> PrivacyPlan:
+        """The plan that `to_dict` described.
+
+        Raises:
+            KeyError, TypeError, SettingError: If it is none.
+        """
+        return cls(
+            **{
+                **document,
+                "sampling": _of_part(SAMPLINGS, document["sampling"]),
+                "clipping": _of_part(CLIP_METHODS, document["clipping"]),
+                "mechanism": _of_part(MECHANISMS, document["mechanism"]),
+            }
+        )
+
     @property
     def fingerprint(self) -> str:
         """Changes whenever anything does that the guarantee depends on, but for the length."""
-        parts = {key: value for key, value in asdict(self).items() if key != "steps"}
+        parts = {key: value for key, value in self.to_dict().items() if key != "steps"}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def statement(self, releases: int, *, reproducible: bool) -> str:
@@ -138,11 +224,8 @@ class PrivacyPlan:
         text = (
             f"The trained weights are ({self.epsilon(releases):.4g}, {self.delta:.3g})-"
             "differentially private with respect to adding or removing one training example. "
-            f"DP-SGD: {releases} releases; each example drawn independently with probability "
-            f"{self.sampling_probability:.6g} (Poisson sampling, {self.batch_size} expected of "
-            f"{self.num_examples}); per-example gradients clipped to L2 norm "
-            f"{self.clipping_norm:g}; Gaussian noise of standard deviation {self.noise_stddev:.6g} "
-            f"(noise multiplier {self.noise_multiplier:.6g}). Accounted with "
+            f"{releases} releases; {self.sampling.describe()}; {self.clipping.describe()}; "
+            f"{self.mechanism.describe(self.noise_stddev)}. Accounted with "
             f"{self.accountant.upper()} (dp_accounting). Assumed public: which records form the "
             "training split and their number, the recipe, and the label and group names. Not "
             "covered: choices made by looking at the training data before this run (features, "
@@ -157,3 +240,12 @@ class PrivacyPlan:
                 "publish."
             )
         return text
+
+
+def _part(part: Any) -> dict[str, Any]:
+    return {"method": part.method, **asdict(part)}
+
+
+def _of_part(registry: Mapping[str, type], document: Mapping[str, Any]) -> Any:
+    fields = dict(document)
+    return registry[fields.pop("method")](**fields)

@@ -10,8 +10,8 @@ from training.privacy.accounting import (
     calibrate_noise,
     default_delta,
     epsilon_of,
-    poisson_gaussian_event,
 )
+from training.privacy.events import poisson_gaussian_event
 
 # TF-Privacy's MNIST tutorial: 60,000 examples, batches of 256, delta 1e-5.
 MNIST, BATCH, DELTA = 60_000, 256, 1e-5
@@ -61,7 +61,7 @@ def test_epsilon_is_that_of_dp_accounting_used_directly():
 
 
 def test_no_release_costs_nothing():
-    assert epsilon_of(poisson_gaussian_event(0.01, 1.0, 0), 1e-6) == 0.0
+    assert epsilon_of(dp_accounting.NoOpDpEvent(), 1e-6) == 0.0
 
 
 def test_epsilon_grows_with_every_release():

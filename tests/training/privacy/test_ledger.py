@@ -6,10 +6,13 @@ from dataclasses import replace
 import pytest
 
 from configs.schema import UserError
+from training.privacy.clip_methods import FlatClipping
 from training.privacy.ledger import Ledger
+from training.privacy.mechanisms import GaussianMechanism
 from training.privacy.plan import PrivacyPlan
+from training.privacy.sampling import PoissonSampling
 
-PLAN = PrivacyPlan(
+PLAN = PrivacyPlan.dp_sgd(
     num_examples=1_000, batch_size=50, steps=6, clipping_norm=1.0, noise_multiplier=1.0, delta=1e-5
 )
 
@@ -34,7 +37,7 @@ def test_opening_a_ledger_writes_nothing(path):
 def test_release_is_on_disk_when_record_returns(path):
     filled(path, 2)
     header, *entries = [json.loads(line) for line in path.read_text().splitlines()]
-    assert header["plan"]["noise_multiplier"] == PLAN.noise_multiplier
+    assert header["plan"] == PLAN.to_dict()
     assert entries == [{"release": step, "randomness": "a"} for step in range(2)]
 
 
@@ -104,7 +107,13 @@ def test_plan_cannot_be_read_off_a_damaged_ledger(path, damage):
 
 
 @pytest.mark.parametrize(
-    "change", [{"noise_multiplier": 2.0}, {"clipping_norm": 0.5}, {"batch_size": 60}]
+    "change",
+    [
+        {"mechanism": GaussianMechanism(2.0)},
+        {"clipping": FlatClipping(0.5)},
+        {"sampling": PoissonSampling(1_000, 60)},
+        {"delta": 1e-6},
+    ],
 )
 def test_other_plan_is_refused(path, change):
     filled(path)

@@ -8,7 +8,7 @@ from scipy import stats
 from training.privacy.plan import PrivacyPlan
 from training.randomness import Randomness
 
-PLAN = PrivacyPlan(
+PLAN = PrivacyPlan.dp_sgd(
     num_examples=1_000,
     batch_size=50,
     steps=10,
@@ -22,8 +22,8 @@ SHAPES = [(120, 100), (100,), (20, 10, 15)]
 def noise(step: int, seed: int = 0, shapes=SHAPES) -> list[np.ndarray]:
     """What the query adds to sums of zero at a step."""
     query = PLAN.query()
-    seeds = Randomness.from_seed(seed).stateless_seeds("noise", step, len(shapes))
-    state = query.seeded_global_state(tf.constant(seeds))
+    draws = PLAN.draws(step, Randomness.from_seed(seed), len(shapes))
+    state = query.seeded_global_state(tf.constant(draws.seeds), tf.constant(draws.coefficients))
     noised, _, _ = query.get_noised_result([tf.zeros(shape) for shape in shapes], state)
     return [value.numpy() for value in noised]
 
@@ -52,11 +52,11 @@ def test_noise_compiled_with_xla_is_the_planned_gaussian():
 
     @tf.function(jit_compile=True)
     def compiled(seeds: tf.Tensor) -> tf.Tensor:
-        state = query.seeded_global_state(seeds)
+        state = query.seeded_global_state(seeds, tf.ones(1))
         return query.get_noised_result([tf.zeros((300, 200))], state)[0][0]
 
     first, second = (
-        compiled(tf.constant(Randomness.from_seed(4).stateless_seeds("noise", step, 1))).numpy()
+        compiled(tf.constant(PLAN.draws(step, Randomness.from_seed(4), 1).seeds)).numpy()
         for step in (0, 1)
     )
     for drawn in (first, second):
@@ -89,16 +89,17 @@ def test_unseeded_runs_never_share_noise():
 
 def test_noise_is_added_to_the_sum():
     query = PLAN.query()
-    seeds = Randomness.from_seed(0).stateless_seeds("noise", 0, 1)
+    draws = PLAN.draws(0, Randomness.from_seed(0), 1)
     total = tf.random.stateless_normal((50, 40), (1, 2)) * 100
-    noised, _, _ = query.get_noised_result([total], query.seeded_global_state(tf.constant(seeds)))
+    state = query.seeded_global_state(tf.constant(draws.seeds), tf.constant(draws.coefficients))
+    noised, _, _ = query.get_noised_result([total], state)
     alone = noise(0, shapes=[(50, 40)])[0]
     assert noised[0].numpy() - total.numpy() == pytest.approx(alone, abs=1e-4)
 
 
 def test_query_reports_the_event_that_is_accounted():
     query = PLAN.query()
-    state = query.seeded_global_state(tf.zeros([1, 2], tf.int64))
+    state = query.seeded_global_state(tf.zeros([1, 1, 2], tf.int64), tf.ones(1))
     _, _, event = query.get_noised_result([tf.zeros([3])], state)
     assert float(event.noise_multiplier) == pytest.approx(PLAN.noise_multiplier)
 

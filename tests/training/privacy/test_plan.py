@@ -35,11 +35,11 @@ def test_event_sampler_and_query_are_of_the_same_plan():
     plan = plan_for(noise_multiplier=1.7, clipping_norm=0.5)
     event = plan.event(plan.steps)
     assert event.count == plan.steps
-    assert event.event.sampling_probability == plan.sampling_probability == 0.02
+    assert event.event.sampling_probability == plan.sampling.probability == 0.02
     assert event.event.event.noise_multiplier == plan.noise_multiplier
     sampler = plan.sampler(Randomness.from_seed(0))
     assert (sampler.num_examples, sampler.probability) == (5_000, 0.02)
-    state = plan.query().seeded_global_state(tf.zeros([1, 2], tf.int64))
+    state = plan.query().seeded_global_state(tf.zeros([1, 1, 2], tf.int64), tf.ones(1))
     assert float(state.l2_norm_clip) == 0.5
     assert float(state.stddev) == pytest.approx(0.85)
 
@@ -68,7 +68,7 @@ def test_statement_says_what_it_rests_on():
     for assumption in (
         "adding or removing one training example",
         "40 releases",
-        "Poisson sampling, 100 expected of 5000",
+        "(Poisson sampling, 100 expected of 5000",
         "clipped to L2 norm 1",
         "noise multiplier 1.2",
         "Assumed public: which records form the training split and their number",
@@ -91,10 +91,15 @@ def test_fingerprint_changes_with_everything_the_guarantee_depends_on():
         "delta": 1e-6,
         "accountant": "rdp",
     }
-    prints = {PrivacyPlan(**{**base, key: value}).fingerprint for key, value in changes.items()}
-    assert len(prints | {PrivacyPlan(**base).fingerprint}) == len(changes) + 1
+    prints = {
+        PrivacyPlan.dp_sgd(**{**base, key: value}).fingerprint for key, value in changes.items()
+    }
+    assert len(prints | {PrivacyPlan.dp_sgd(**base).fingerprint}) == len(changes) + 1
     # The length alone may differ: a longer run goes on under the same plan.
-    assert PrivacyPlan(**{**base, "steps": 9}).fingerprint == PrivacyPlan(**base).fingerprint
+    assert (
+        PrivacyPlan.dp_sgd(**{**base, "steps": 9}).fingerprint
+        == PrivacyPlan.dp_sgd(**base).fingerprint
+    )
 
 
 def test_plan_draws_its_expected_batch_size_on_average():

@@ -1,4 +1,4 @@
-"""Which examples form a batch: Poisson sampling, exactly as it is accounted.
+"""Poisson sampling, what DP-SGD is usually accounted for (Abadi et al. 2016, arXiv:1607.00133).
 
 Guarantees (what epsilon depends on):
     At every step each example is in the batch independently with the same probability, from fresh
@@ -9,10 +9,34 @@ Guarantees (what epsilon depends on):
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
+from training.batching import Sampler
 from training.randomness import Randomness
+
+
+@dataclass(frozen=True)
+class PoissonSampling:
+    """Every example independently with probability `batch_size / num_examples` at every step."""
+
+    method: ClassVar[str] = "poisson"
+    num_examples: int
+    batch_size: int
+
+    @property
+    def probability(self) -> float:
+        return self.batch_size / self.num_examples
+
+    def sampler(self, randomness: Randomness) -> Sampler:
+        return PoissonSampler(self.num_examples, self.probability, randomness)
+
+    def describe(self) -> str:
+        return (
+            f"each example drawn independently with probability {self.probability:.6g} at every "
+            f"step (Poisson sampling, {self.batch_size} expected of {self.num_examples})"
+        )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,17 @@
+"""Flat clipping: all trainable variables together (Abadi et al. 2016, arXiv:1607.00133)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class FlatClipping:
+    """Each example's gradient over all trainable variables, scaled down to `clipping_norm`."""
+
+    method: ClassVar[str] = "flat"
+    clipping_norm: float
+
+    def describe(self) -> str:
+        return f"per-example gradients clipped to L2 norm {self.clipping_norm:g}"
