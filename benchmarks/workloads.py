@@ -113,7 +113,10 @@ class Workload:
 
         loss = cross_entropy([str(i) for i in range(built.model.output.shape[-1])])
         parts = (built.model, loss, self.optimizer(), tf.distribute.get_strategy())
-        common = {"accumulates": physical_batches > 1, "jit_compile": self.xla}
+        common: dict[str, Any] = {
+            "accumulates": physical_batches > 1,
+            "jit_compile": self.xla,
+        }
         if mode == "plain":
             return PlainStep(*parts, **common)
         plan = PrivacyPlan.dp_sgd(
