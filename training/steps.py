@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from training.privacy.clipping import PerExampleLoss, clipped_gradient_sum
+from training.privacy.clipping import ClippedSum, PerExampleLoss, clipped_gradient_sum
 from training.privacy.mechanisms import Draws
 from training.privacy.plan import PrivacyPlan
 from training.privacy.taps import find_sites
@@ -277,10 +277,13 @@ class PrivateStep(TrainingStep):
         clipped = clipped_gradient_sum(
             self._model, self._loss, batch, self._plan.clipping_norm, self._sites
         )
-        report = _report(
+        return clipped.gradients, self._observe(batch, clipped)
+
+    def _observe(self, batch: dict[str, Any], clipped: ClippedSum) -> dict[str, tf.Tensor]:
+        """What to report of a physical batch: a tensor for each field of `StepTotals`."""
+        return _report(
             batch["labels"], clipped.logits, clipped.losses, batch["mask"], clipped.non_finite
         )
-        return clipped.gradients, report
 
     def _release(
         self, sums: list[tf.Tensor], examples: tf.Tensor, noise: tuple[tf.Tensor, tf.Tensor]

@@ -91,7 +91,7 @@ def probe(
         lambda x: tf.convert_to_tensor(x)[:4],
         {key: batch[key] for key in ("inputs", "labels")},
     )
-    size = few["labels"].shape[0]
+    size = tf.nest.flatten(few["labels"])[0].shape[0]  # labels may come with weights
     everyone = tf.ones([size], tf.bool)
 
     @tf.function(autograph=False)
