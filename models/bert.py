@@ -17,7 +17,9 @@ import keras_hub
 
 from configs.schema import BertSettings, ModelSettings, SettingError, require
 from models import bert_parameters, heads
+from models.adapters import AdaptedTransformerEncoder
 from models.bert_checkpoint import BertCheckpoint, open_checkpoint
+from models.bert_tuning import choose_trainable, reached_blocks
 from models.contracts import BuiltModel
 from models.text_preprocessing import TextPreprocessor
 
@@ -45,8 +47,8 @@ def build_bert(
     """Builds BERT with a classification head; see `BertSettings`.
 
     The model takes `token_ids`, `padding_mask` and `segment_ids`, int32 (batch, sequence_length).
-    With `trainable: all` every layer trains; with `top_k` the last blocks and the head; with
-    `head` the head alone. The pooler belongs to the head.
+    What trains is `settings.bert.trainable` (`models.bert_tuning`). The head always does, and the
+    pooler belongs to it.
 
     Raises:
         SettingError: The texts are longer than the checkpoint's positions, or more blocks are to
@@ -64,12 +66,13 @@ def build_bert(
         bert.sequence_length,
         f"at most {positions}, the positions this checkpoint knows",
     )
-    require(
-        bert.trainable != "top_k" or bert.top_k <= blocks,
-        "model.bert.top_k",
-        bert.top_k,
-        f"at most {blocks}, the encoder blocks of this checkpoint",
-    )
+    for key, count in (("top_k", bert.top_k), ("adapted_blocks", bert.adapted_blocks)):
+        require(
+            (key == "top_k" and bert.trainable != "top_k") or count is None or count <= blocks,
+            f"model.bert.{key}",
+            count,
+            f"at most {blocks}, the encoder blocks of this checkpoint",
+        )
     model = _lay_out(_backbone(checkpoint.config), bert, num_classes)
     try:
         bert_parameters.assign(model, tensors)
@@ -77,6 +80,7 @@ def build_bert(
         raise SettingError(
             "model.bert.weights", bert.weights, f"a checkpoint with {error}"
         ) from error
+    choose_trainable(model, bert)
     return BuiltBert(
         model=model,
         preprocess=TextPreprocessor(
@@ -110,7 +114,7 @@ def _lay_out(backbone: Any, settings: BertSettings, num_classes: int) -> keras.M
         name: keras.Input((settings.sequence_length,), dtype="int32", name=name)
         for name in ("token_ids", "padding_mask", "segment_ids")
     }
-    first_trainable = _first_trainable_block(settings, backbone.num_layers)
+    frozen_blocks = backbone.num_layers - reached_blocks(settings, backbone.num_layers)
     tokens = _copy(backbone.token_embedding)
     positions = _copy(backbone.position_embedding)
     segments = _copy(backbone.segment_embedding)
@@ -120,23 +124,14 @@ def _lay_out(backbone: Any, settings: BertSettings, num_classes: int) -> keras.M
         [words, positions(words), segments(inputs["segment_ids"])]
     )
     x = normalization(x)
-    frozen = [] if settings.trainable == "all" else [tokens, positions, segments, normalization]
-
     for index, original in enumerate(backbone.transformer_layers):
-        trains = index >= first_trainable
-        block = _copy(original, dropout=settings.dropout if trains else 0.0)
+        block = _copy(original) if index < frozen_blocks else _trained_block(original, settings)
         x = block(x, padding_mask=inputs["padding_mask"])
-        if not trains:
-            frozen.append(block)
 
     x = _pool(x, inputs["padding_mask"], settings.pooling)  # (batch, hidden)
     if settings.pooling == "pooler":
         x = _copy(backbone.pooled_dense)(x)
-    model = keras.Model(inputs, _head(x, settings, num_classes), name="bert_classifier")
-    for layer in frozen:
-        # Only now: a layer frozen before it is built does not freeze the layers inside it.
-        layer.trainable = False
-    return model
+    return keras.Model(inputs, _head(x, settings, num_classes), name="bert_classifier")
 
 
 def _copy(layer: Any, **changes: Any) -> Any:
@@ -144,8 +139,12 @@ def _copy(layer: Any, **changes: Any) -> Any:
     return type(layer).from_config({**layer.get_config(), **changes})
 
 
-def _first_trainable_block(settings: BertSettings, blocks: int) -> int:
-    return {"all": 0, "top_k": blocks - settings.top_k, "head": blocks}[settings.trainable]
+def _trained_block(original: Any, settings: BertSettings) -> Any:
+    """Returns a block with the settings' dropout and, where they say so, adapters."""
+    if settings.trainable != "adapters":
+        return _copy(original, dropout=settings.dropout)
+    changes = {"dropout": settings.dropout, "adapter_width": settings.adapter_width}
+    return AdaptedTransformerEncoder.from_config({**original.get_config(), **changes})
 
 
 def _pool(x: Any, padding_mask: Any, pooling: str) -> Any:

@@ -72,32 +72,50 @@ def normalization(name: str, layer: Any) -> Iterator[Parameter]:
     yield Parameter(f"{name}.bias", layer.beta, tuple(layer.beta.shape))
 
 
+def embedding_layers(model: keras.Model) -> list[Any]:
+    """Tokens, positions, segments and their normalization: all before the first block."""
+    names = ("token_embedding", "position_embedding", "segment_embedding", "embeddings_layer_norm")
+    return [model.get_layer(name) for name in names]
+
+
+def encoder_blocks(model: keras.Model) -> list[Any]:
+    """The encoder blocks, first to last."""
+    return [layer for layer in model.layers if layer.name.startswith("transformer_layer_")]
+
+
+def dense_layers(block: Any) -> dict[str, Any]:
+    """The dense layers of an encoder block by their Hugging Face names below it."""
+    found = {}
+    for name, attributes in _DENSE_OF_BLOCK.items():
+        layer = block
+        for attribute in attributes:
+            layer = getattr(layer, attribute)
+        found[name] = layer
+    return found
+
+
 def encoder_parameters(model: keras.Model) -> Iterator[Parameter]:
     """Yields every encoder parameter of a model that `build_bert` laid out.
 
     The pooler's are among them where the model has one.
     """
-    layers = {layer.name: layer for layer in model.layers}
+    tokens, positions, segments, embeddings_norm = embedding_layers(model)
     for name, variable in (
-        ("word", layers["token_embedding"].embeddings),
-        ("position", layers["position_embedding"].position_embeddings),
-        ("token_type", layers["segment_embedding"].embeddings),
+        ("word", tokens.embeddings),
+        ("position", positions.position_embeddings),
+        ("token_type", segments.embeddings),
     ):
         shape = tuple(variable.shape)
         yield Parameter(f"embeddings.{name}_embeddings.weight", variable, shape)
-    yield from normalization("embeddings.LayerNorm", layers["embeddings_layer_norm"])
-    index = 0
-    while block := layers.get(f"transformer_layer_{index}"):
-        for name, attributes in _DENSE_OF_BLOCK.items():
-            layer = block
-            for attribute in attributes:
-                layer = getattr(layer, attribute)
+    yield from normalization("embeddings.LayerNorm", embeddings_norm)
+    for index, block in enumerate(encoder_blocks(model)):
+        for name, layer in dense_layers(block).items():
             yield from dense(f"encoder.layer.{index}.{name}", layer)
         for name, attribute in _NORM_OF_BLOCK.items():
             yield from normalization(f"encoder.layer.{index}.{name}", getattr(block, attribute))
-        index += 1
-    if "pooled_dense" in layers:
-        yield from dense("pooler.dense", layers["pooled_dense"])
+    for layer in model.layers:
+        if layer.name == "pooled_dense":
+            yield from dense("pooler.dense", layer)
 
 
 def assign(model: keras.Model, tensors: Mapping[str, np.ndarray]) -> None:

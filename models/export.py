@@ -15,6 +15,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from models.contracts import BuiltModel
+from models.lora import lora_variables, merged_lora
 
 Asset = str | bytes | Path
 
@@ -37,7 +38,8 @@ def export_saved_model(
     `probabilities` float32 (batch, classes), `label` string (batch,) and `label_index` int32
     (batch,). The batch may have any size. Probabilities are those of the model in memory: to 1e-5
     in float32, and to the digits that mixed precision keeps (about 1e-3) where it was built so.
-    Each weight is stored once; random state and optimizer are left out.
+    Each weight is stored once, LoRA's as part of the kernels they change; random state and
+    optimizer are left out.
 
     Args:
         built: The model and its preprocessor.
@@ -60,7 +62,8 @@ def export_saved_model(
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
         partial, sources = Path(folder) / "saved_model", Path(folder) / "assets"
         module = _Served(built, label_names, _write_assets(assets, sources))
-        tf.saved_model.save(module, str(partial), signatures={"serving_default": module.serve})
+        with merged_lora(built.model):  # until the graph is traced and the weights are written
+            tf.saved_model.save(module, str(partial), signatures={"serving_default": module.serve})
         _replace_directory(partial, target, aside=Path(folder) / "replaced")
 
 
@@ -74,7 +77,8 @@ class _Served(tf.Module):
 
     def __init__(self, built: BuiltModel, label_names: Sequence[str], files: Sequence[Path]):
         super().__init__(name="sterling")
-        self.weights = [variable.value for variable in built.model.weights]
+        merged = {id(variable) for variable in lora_variables(built.model)}
+        self.weights = [v.value for v in built.model.weights if id(v) not in merged]
         self.files = [tf.saved_model.Asset(str(file)) for file in files]
         names = tf.constant(list(label_names))
 

@@ -10,6 +10,9 @@ and shapes of `transformers.BertModel`. The head goes
   hidden layer, `hidden.weight`, `hidden.bias`; its metadata says `pooling` and `activation`. The
   folder is then a `BertModel`, with the pretrained pooler unchanged.
 
+Low-rank changes are merged into the kernels, so a BERT tuned by LoRA is an ordinary BERT. One with
+adapters is not, and is refused.
+
 KerasHub computes GELU by its tanh approximation whatever a checkpoint says, so the model was
 trained with that, and `config.json` says so (`hidden_act: gelu_new`).
 """
@@ -23,11 +26,13 @@ from pathlib import Path
 
 import numpy as np
 
+from configs.schema import UserError
 from models import bert_parameters
 from models.bert import BuiltBert
 from models.bert_checkpoint import transformers_tokenizer
 from models.contracts import BuiltModel
 from models.heads import LOGITS
+from models.lora import merged_lora
 
 HEAD_FILE = "classification_head.safetensors"
 
@@ -43,13 +48,20 @@ def save_huggingface(built: BuiltModel, directory: str | Path, label_names: Sequ
 
     Raises:
         TypeError: The model is not such a BERT.
+        UserError: It has adapters, which no class of `transformers` computes.
     """
     if not isinstance(built, BuiltBert):
         raise TypeError(f"Only BERT has a Hugging Face layout here. Received: {type(built)}")
+    if built.settings.trainable == "adapters":
+        raise UserError(
+            "A BERT with adapters (model.bert.trainable: adapters) has no Hugging Face layout. "
+            "Export it as a SavedModel, or train it with lora or bitfit."
+        )
     from safetensors.numpy import save
 
     fits_transformers = built.settings.pooling == "pooler" and not built.settings.hidden_units
-    encoder = _encoder_tensors(built)
+    with merged_lora(built.model):
+        encoder = _encoder_tensors(built)
     head = _head_tensors(built)
     target = Path(directory)
     target.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,8 @@ from models import heads, resnet50_weights
 from models.contracts import BuiltModel
 from models.frozen_batch_normalization import FrozenBatchNormalization
 from models.image_preprocessing import CHANNELS, ImagePreprocessor, PixelScaling
+from models.lora import add_lora
+from models.trainability import train_only
 
 HEAD = "predictions"
 _EPSILON = 1.001e-5
@@ -52,10 +54,37 @@ def build_resnet50(
         resnet50_weights.assign(
             model, tensors, source=resnet.weights, normalization=resnet.normalization, head=HEAD
         )
-    if resnet.trainable == "head":
-        for layer in model.layers:
-            layer.trainable = layer.name == HEAD
+    train_only(model, [*model.get_layer(HEAD).weights, *_TUNINGS[resnet.trainable](model, resnet)])
     return BuiltModel(model, ImagePreprocessor(resnet.image_size, _pixel_scaling(resnet)), origin)
+
+
+def _stages(model: keras.Model, settings: ResNet50Settings) -> list[keras.Variable]:
+    last = tuple(name for name, *_ in _STAGES[-settings.top_k :])
+    return [v for layer in model.layers if layer.name.startswith(last) for v in layer.weights]
+
+
+def _biases_and_scales(model: keras.Model, settings: ResNet50Settings) -> list[keras.Variable]:
+    """Bu et al. 2022 (2210.00036), where a convolution's bias is its normalization's offset."""
+    return [v for v in model.trainable_weights if v.name in ("bias", "beta", "gamma")]
+
+
+def _low_rank(model: keras.Model, settings: ResNet50Settings) -> list[keras.Variable]:
+    stages = tuple(name for name, *_ in _STAGES)
+    convolutions = [
+        layer
+        for layer in model.layers
+        if layer.name.startswith(stages) and layer.name.endswith("_conv")
+    ]
+    return add_lora(convolutions, rank=settings.lora_rank, alpha=settings.lora_alpha)
+
+
+_TUNINGS: dict[str, Callable[[keras.Model, ResNet50Settings], list[keras.Variable]]] = {
+    "head": lambda model, settings: [],
+    "top_k": _stages,
+    "bitfit": _biases_and_scales,
+    "lora": _low_rank,
+    "all": lambda model, settings: model.trainable_weights,
+}
 
 
 def _pixel_scaling(settings: ResNet50Settings) -> PixelScaling:
