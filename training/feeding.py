@@ -44,7 +44,9 @@ class ReplicaFeed:
         def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
             local = context.num_replicas_in_sync // context.num_input_pipelines
             start = context.input_pipeline_id * local
-            return self._of_replicas(first, last, range(start, start + local))
+            # Without an end: of a finite feed over several workers TensorFlow expects a shorter
+            # last batch, and gives up the static batch size. The loop takes what the steps need.
+            return self._of_replicas(first, last, range(start, start + local)).repeat()
 
         return self.strategy.distribute_datasets_from_function(of_worker)
 

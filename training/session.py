@@ -10,7 +10,7 @@ import json
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import keras
@@ -36,9 +36,19 @@ from training.randomness import Randomness
 from training.run_directory import RunDirectory
 from training.steps import PlainStep, PrivateStep, TrainingStep
 from training.strategy import resolve_strategy
+from training.workers import Workers
 
 # Enough to see whether one example's output depends on another's.
 _PROBED_EXAMPLES = 3
+# Settings of `training` that change no release.
+_HOW_IT_IS_RUN = (
+    "strategy",
+    "jit_compile",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "callbacks",
+    "profile",
+)
 
 
 def run_length(settings: TrainingSettings, num_examples: int) -> Length:
@@ -100,7 +110,7 @@ class Session:
         model: The model.
         plan: The privacy plan; None without privacy.
         length: Steps and epochs.
-        strategy: Devices.
+        workers: The processes and devices it is spread over.
         randomness: Root of all random choices.
         train: Training examples as the trained part takes them.
         validation: Validation examples, likewise.
@@ -111,10 +121,14 @@ class Session:
     model: Model
     plan: PrivacyPlan | None
     length: Length
-    strategy: tf.distribute.Strategy
+    workers: Workers
     randomness: Randomness
     train: PreparedSplit
     validation: PreparedSplit
+
+    @property
+    def strategy(self) -> tf.distribute.Strategy:
+        return self.workers.strategy
 
     def loop(
         self,
@@ -203,25 +217,23 @@ def _randomness_context(recipe: Recipe) -> str:
     if not recipe.privacy.enabled:
         return ""
     training = asdict(recipe.training)
-    for name in ("strategy", "jit_compile", "checkpoint_every", "keep_checkpoints", "callbacks"):
+    for name in (
+        "strategy",
+        "jit_compile",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "callbacks",
+        "profile",
+    ):
         del training[name]
     decisive = [asdict(recipe.data), asdict(recipe.model), training, asdict(recipe.privacy)]
     return json.dumps(decisive, sort_keys=True)
 
 
-def _require_one_root(recipe: Recipe, strategy: tf.distribute.Strategy) -> None:
-    """Workers in several processes must draw the same batches and the same noise."""
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        return
-    if recipe.privacy.enabled:
-        raise SettingError(
-            "training.strategy",
-            recipe.training.strategy,
-            "one process with privacy (one_device, mirrored or tpu): private training over "
-            "several workers is not supported yet",
-        )
-    if recipe.training.seed is None:
-        raise SettingError("training.seed", None, "a seed that all workers share")
+def _shared_randomness(recipe: Recipe, workers: Workers) -> Randomness:
+    """One root for all workers: they must draw the same batches and the same noise."""
+    own = Randomness.from_seed(recipe.training.seed, _randomness_context(recipe))
+    return replace(own, root=workers.from_chief(own.root))
 
 
 def _look_over(
@@ -240,15 +252,20 @@ def open_session(recipe: Recipe) -> Session:
         UserError: For whatever in the recipe cannot be carried out.
     """
     settings = recipe.training
-    randomness = Randomness.from_seed(settings.seed, _randomness_context(recipe))
     if settings.seed is not None:
         # Nothing here draws from a global generator, which is therefore left alone; the sums
         # that TensorFlow adds up in no fixed order are what this is for.
         tf.config.experimental.enable_op_determinism()
     strategy = resolve_strategy(settings.strategy)
-    _require_one_root(recipe, strategy)
+    workers = Workers(strategy)
+    randomness = _shared_randomness(recipe, workers)
     keras.config.set_dtype_policy(settings.precision)
     dataset = data.load(recipe.data)
+    files = sorted(dataset.info.provenance.sha256.items())
+    workers.require_same(
+        hashlib.sha256(repr((recipe, len(dataset.train), files)).encode()).hexdigest(),
+        "recipe and data",
+    )
     length = run_length(settings, len(dataset.train))
     plan = None
     if recipe.privacy.enabled:
@@ -277,7 +294,7 @@ def open_session(recipe: Recipe) -> Session:
         model=Model(built, prefix, trained),
         plan=plan,
         length=length,
-        strategy=strategy,
+        workers=workers,
         randomness=randomness,
         train=train,
         validation=validation,
