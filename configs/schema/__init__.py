@@ -4,7 +4,7 @@ Free of TensorFlow, so that `sterling --help` answers at once. Each room of the 
 own section and nothing else.
 """
 
-from configs.schema.clipping import ClippingSettings
+from configs.schema.clipping import ClippingGroup, ClippingSettings
 from configs.schema.data import DataSettings, ImageFolderSettings, TableSettings, TfdsSettings
 from configs.schema.errors import SettingError, UserError, require
 from configs.schema.evaluation import EvaluationSettings
@@ -23,6 +23,7 @@ from configs.schema.training import OptimizerSettings, TrainingSettings
 
 __all__ = [
     "BertSettings",
+    "ClippingGroup",
     "ClippingSettings",
     "CnnSettings",
     "DataSettings",

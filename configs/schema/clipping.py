@@ -2,8 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from math import inf
+from typing import Literal, Optional
+
+from configs.schema.errors import require
+
+_KEY = "privacy.clipping"
+
+
+@dataclass(frozen=True)
+class ClippingGroup:
+    """Variables that are bounded together.
+
+    Attributes:
+        variables: Pattern of their paths (`*` and `?` as in file names): `bert/embeddings/*`.
+        bound: Their bound in L2 norm; null shares what the other groups leave.
+    """
+
+    variables: str
+    bound: Optional[float] = None
+
+    def __post_init__(self) -> None:
+        require(
+            self.bound is None or 0 < self.bound < inf,
+            f"{_KEY}.groups.bound",
+            self.bound,
+            "a number > 0",
+        )
 
 
 @dataclass(frozen=True)
@@ -11,7 +37,52 @@ class ClippingSettings:
     """How every example's gradient is bounded by `privacy.clipping_norm`.
 
     Attributes:
-        method: `flat`: all trainable variables together.
+        method: `flat`: all trainable variables together. `per_layer`: each layer by itself, all
+            with the same bound. `groups`: groups of variables (see `groups`). `automatic`:
+            normalised rather than cut, so that the bound needs no tuning. `adaptive`: flat, with
+            a bound that follows a private quantile of the norms.
+        groups: For `groups`: patterns of variables' paths, with bounds or without; the first
+            that matches counts. Squares of the bounds add up to that of `clipping_norm`.
+        stability: For `automatic`: gradients much smaller than this stay small.
+        target_quantile: For `adaptive`: share of examples to be left unclipped.
+        learning_rate: For `adaptive`: the bound moves by at most exp(learning_rate) a step.
+        count_share: For `adaptive`: share of the privacy budget for finding the bound; null takes
+            what Andrew et al. recommend (noise of batch_size / 20 on the count), at most 0.1.
     """
 
-    method: Literal["flat"] = "flat"
+    method: Literal["flat", "per_layer", "groups", "automatic", "adaptive"] = "flat"
+    groups: list[ClippingGroup] = field(default_factory=list)
+    stability: float = 0.01
+    target_quantile: float = 0.5
+    learning_rate: float = 0.2
+    count_share: Optional[float] = None
+
+    def __post_init__(self) -> None:
+        wants_groups = self.method == "groups"
+        require(
+            wants_groups == bool(self.groups),
+            f"{_KEY}.groups",
+            self.groups,
+            "at least one group, because privacy.clipping.method is groups"
+            if wants_groups
+            else f"nothing, because privacy.clipping.method is {self.method}, not groups",
+        )
+        require(0 < self.stability < inf, f"{_KEY}.stability", self.stability, "a number > 0")
+        require(
+            0 < self.target_quantile < 1,
+            f"{_KEY}.target_quantile",
+            self.target_quantile,
+            "a share in (0, 1)",
+        )
+        require(
+            0 < self.learning_rate <= 2,
+            f"{_KEY}.learning_rate",
+            self.learning_rate,
+            "a number in (0, 2]",
+        )
+        require(
+            self.count_share is None or 0 < self.count_share < 1,
+            f"{_KEY}.count_share",
+            self.count_share,
+            "a share in (0, 1)",
+        )

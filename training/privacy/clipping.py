@@ -6,16 +6,21 @@ layers with a rule, no per-example gradients in memory.
 
 Guarantees (what epsilon depends on):
     The returned sum is `sum_i f_i g_i` where `g_i` is the gradient of example i's loss alone and
-    `0 <= f_i <= min(1, clipping_norm / |g_i|)`. So adding or removing one example moves it by at
-    most `clipping_norm` in L2 norm, up to float32 rounding (tested: relative 1e-5).
+    the factors `f_i >= 0`, one a group of variables, leave `|f_i g_i| <= clipping_norm` over all
+    variables together. So adding or removing one example moves the sum by at most `clipping_norm`
+    in L2 norm, up to float32 rounding (tested: relative 1e-5). With several rows a record, all of
+    this holds of records in place of examples.
 
 ==============================  ====================================================
 edge case                       result
 ==============================  ====================================================
 masked (padding) example        contributes exactly zero
 non-finite gradient or norm     contributes exactly zero; counted in `non_finite`
-zero gradient                   contributes zero; factor 1
-variable not reached by loss    its sum is zero
+overflow in float16             is such a gradient
+zero gradient                   contributes zero
+variable not reached by loss    its sum is zero; it takes up no group's bound but its own
+record with padding rows        its other rows count
+record of padding rows only     contributes exactly zero
 ==============================  ====================================================
 
 Source: Bu et al. 2023, book-keeping (arXiv:2210.00038); Abadi et al. 2016 (1607.00133).
@@ -31,7 +36,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from training.privacy.clip_methods import ClipMethod, FlatClipping, Grouping
+from training.privacy.clip_methods.base import hard_factors
 from training.privacy.gradients import PerExampleGradient, merge
+from training.privacy.half_precision import Scaled, loss_scale
+from training.privacy.records import by_record
 from training.privacy.taps import Sites, Tap, find_sites, tapped_forward
 
 # (labels (batch,), logits (batch, classes)) -> losses (batch,)
@@ -48,33 +57,47 @@ class ClippedSum:
 
     Attributes:
         gradients: float32, one tensor for each of `model.trainable_variables`.
-        norms: float32 (batch,), gradient norms before clipping.
+        norms: float32 (records,), gradient norms over all variables before clipping.
+        used: bool (records,), whether the record is part of the sum: it has a real row and a
+            finite gradient.
         losses: float32 (batch,), zero where masked or left out.
         logits: float32 (batch, classes).
-        non_finite: int32 (), examples left out because their gradient was not finite.
+        non_finite: int32 (), real rows left out because their record's gradient was not finite.
     """
 
     gradients: list[tf.Tensor]
     norms: tf.Tensor
+    used: tf.Tensor
     losses: tf.Tensor
     logits: tf.Tensor
     non_finite: tf.Tensor
 
 
 def clip_factors(
-    squared_norms: tf.Tensor, mask: tf.Tensor, clipping_norm: tf.Tensor | float
+    squared_norms: tf.Tensor,
+    mask: tf.Tensor,
+    bounds: tf.Tensor | float,
+    factors: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = hard_factors,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Factors min(1, C / norm), zero for masked and for non-finite examples.
+    """Each record's factors, zero for masked and for non-finite records.
+
+    Args:
+        squared_norms: float32 (records,) or (records, groups).
+        mask: bool (records,), False for padding.
+        bounds: The bound, or float32 (groups,).
+        factors: From norms and bounds to factors; min(1, bound / norm) if not given.
 
     Returns:
-        factors, float32 (batch,), and which examples were dropped as non-finite, bool (batch,).
+        Factors, float32 of the shape of `squared_norms`, and which records were dropped as
+        non-finite, bool (records,).
     """
     # Gram matrices can round a vanishing norm to below zero.
     norms = tf.sqrt(tf.maximum(squared_norms, 0.0))
     finite = tf.math.is_finite(squared_norms)
-    bound = tf.cast(clipping_norm, tf.float32)
-    factors = tf.where(norms > bound, bound / norms, 1.0)
-    return tf.where(finite & mask, factors, 0.0), mask & ~finite
+    used = mask & (finite if finite.shape.rank == 1 else tf.reduce_all(finite, axis=1))
+    found = factors(norms, tf.cast(bounds, tf.float32))
+    kept = used if found.shape.rank == 1 else used[:, None]
+    return tf.where(kept, found, 0.0), mask & ~used
 
 
 def per_example_gradients(
@@ -84,8 +107,12 @@ def per_example_gradients(
     labels: tf.Tensor,
     mask: tf.Tensor,
     sites: Sites,
+    rows_per_record: int = 1,
 ) -> tuple[dict[int, PerExampleGradient], tf.Tensor, tf.Tensor]:
-    """Factored per-example gradients of every trainable variable.
+    """Factored gradients of every trainable variable for every record.
+
+    A record's gradient is the sum over its real rows divided by `rows_per_record`, a constant: rows
+    count alike, and a full record's gradient is of the size of one example's.
 
     Returns:
         Variable id -> gradient (variables the loss does not reach are absent), losses (batch,),
@@ -94,6 +121,12 @@ def per_example_gradients(
     batch_size = mask.shape[0]
     if batch_size is None:
         raise ValueError("The batch size must be static. Received: mask of shape (None,)")
+    if batch_size % rows_per_record:
+        raise ValueError(
+            f"A batch must hold whole records of {rows_per_record} rows. Received: {batch_size} "
+            "rows"
+        )
+    scale = loss_scale(model)
     with tf.GradientTape(watch_accessed_variables=False, persistent=False) as tape:
         outputs, taps = tapped_forward(model, inputs, batch_size, sites, tape.watch)
         logits = tf.cast(outputs, tf.float32)
@@ -101,7 +134,7 @@ def per_example_gradients(
         losses.shape.assert_is_compatible_with([batch_size])
         # `where`, not a product: a padding row may hold anything, even a NaN loss.
         losses = tf.where(mask, losses, 0.0)
-        total = tf.reduce_sum(losses)
+        total = tf.reduce_sum(losses) * (scale / rows_per_record)
     flat = [output for tap in taps for output in tap.outputs]
     flat_gradients = iter(tape.gradient(total, flat))
     uses: dict[int, list[PerExampleGradient]] = defaultdict(list)
@@ -109,7 +142,14 @@ def per_example_gradients(
         gradients = [next(flat_gradients) for _ in tap.outputs]
         for variable, gradient in _gradients_at(tap, gradients):
             uses[id(variable)].append(gradient)
-    return {key: merge(parts) for key, parts in uses.items()}, losses, logits
+
+    def finished(gradient: PerExampleGradient) -> PerExampleGradient:
+        if rows_per_record > 1:
+            # Before the rows are added up: a padding row may hold anything, a record's others not.
+            gradient = by_record(gradient.zeroed_where(~mask), rows_per_record)
+        return gradient if scale == 1.0 else Scaled(gradient, 1.0 / scale)
+
+    return {key: finished(merge(parts)) for key, parts in uses.items()}, losses, logits
 
 
 def _gradients_at(tap: Tap, gradients: list[tf.Tensor | None]) -> list:
@@ -126,44 +166,54 @@ def clipped_gradient_sum(
     model: keras.Model,
     loss: PerExampleLoss,
     batch: dict[str, Any],
-    clipping_norm: tf.Tensor | float,
+    clipping: ClipMethod | tf.Tensor | float,
     sites: Sites | None = None,
+    *,
+    rows_per_record: int = 1,
 ) -> ClippedSum:
-    """Sum over a batch of per-example gradients, each clipped to L2 norm `clipping_norm`.
+    """Sum over a batch of per-example gradients, each clipped.
 
     Args:
         model: Any Keras model of `batch["inputs"]` giving logits.
         loss: Per-example loss; row i may depend on row i only.
         batch: A Batch (`data.contracts`): `inputs`, `labels` (batch,), `mask` bool (batch,).
-        clipping_norm: The bound C > 0.
+        clipping: The bound C > 0 on the L2 norm over all trainable variables together; or a
+            method (`training.privacy.clip_methods`), whose `clipping_norm` is the bound.
         sites: From `find_sites(model)`, to save finding them at every trace.
+        rows_per_record: Rows that belong to one record (a person with several examples) and are
+            bounded together: rows 0 to k-1 are the first record, masked where it has fewer.
 
     Raises:
         UserError: If the model mixes examples or cannot be tapped; names layer and remedy.
+        SettingError: If the method does not fit the model's variables.
     """
     sites = find_sites(model) if sites is None else sites
+    variables = model.trainable_variables
+    method, bound = _method(clipping)
+    grouping = method.grouping([v.path for v in variables])
     mask = batch["mask"]
     found, losses, logits = per_example_gradients(
-        model, loss, batch["inputs"], batch["labels"], mask, sites
+        model, loss, batch["inputs"], batch["labels"], mask, sites, rows_per_record
     )
-    squared = tf.add_n(
-        [gradient.squared_norms() for gradient in found.values()] or [tf.zeros_like(losses)]
-    )
-    factors, bad = clip_factors(squared, mask, clipping_norm)
-    unusable = bad | ~mask
-    variables = model.trainable_variables
+    real = tf.reduce_any(tf.reshape(mask, [-1, rows_per_record]), axis=1)
+    squared = _squared_norms(found, variables, grouping, tf.zeros_like(real, tf.float32))
+    bounds = tf.cast(bound, tf.float32) * tf.constant(grouping.shares, tf.float32)
+    factors, bad = clip_factors(squared, real, bounds, method.factors)
+    unusable = bad | ~real
+    weights = tf.unstack(factors, axis=1)
     reached = [id(v) in found for v in variables]
 
     def sums(gradients: dict[int, PerExampleGradient]) -> list[tf.Tensor]:
         return [
-            tf.ensure_shape(gradients[id(v)].weighted_sum(factors), v.shape)
-            for v, is_reached in zip(variables, reached, strict=True)
-            if is_reached
+            tf.ensure_shape(gradients[id(v)].weighted_sum(weights[group]), v.shape)
+            for v, group in zip(variables, grouping.group_of, strict=True)
+            if id(v) in found
         ]
 
     # 0 x NaN is NaN: a batch with a non-finite example takes the slower path that replaces that
     # example's rows by zeros; every other batch does not pay for it.
-    needs_zeroing = tf.reduce_any(unusable & ~tf.math.is_finite(squared))
+    whole = tf.reduce_sum(squared, axis=1)
+    needs_zeroing = tf.reduce_any(unusable & ~tf.math.is_finite(whole))
     summed = iter(
         tf.cond(
             needs_zeroing,
@@ -177,10 +227,33 @@ def clipped_gradient_sum(
         next(summed) if is_reached else tf.zeros(v.shape, tf.float32)
         for v, is_reached in zip(variables, reached, strict=True)
     ]
+    bad_rows = mask & tf.repeat(bad, rows_per_record)
     return ClippedSum(
         gradients=gradients,
-        norms=tf.sqrt(tf.maximum(squared, 0.0)),
-        losses=tf.where(bad, 0.0, losses),
+        norms=tf.sqrt(tf.maximum(whole, 0.0)),
+        used=real & ~bad,
+        losses=tf.where(bad_rows, 0.0, losses),
         logits=logits,
-        non_finite=tf.reduce_sum(tf.cast(bad, tf.int32)),
+        non_finite=tf.reduce_sum(tf.cast(bad_rows, tf.int32)),
     )
+
+
+def _method(clipping: ClipMethod | tf.Tensor | float) -> tuple[ClipMethod, tf.Tensor | float]:
+    """The method, and the bound in use; a bound alone, perhaps a tensor, means flat clipping."""
+    if isinstance(clipping, (int, float)) or tf.is_tensor(clipping):
+        return FlatClipping(1.0), clipping
+    return clipping, clipping.clipping_norm
+
+
+def _squared_norms(
+    found: dict[int, PerExampleGradient],
+    variables: list[keras.Variable],
+    grouping: Grouping,
+    nothing: tf.Tensor,
+) -> tf.Tensor:
+    """Squared norms of every record's gradient in every group, float32 (records, groups)."""
+    of_groups: list[list[tf.Tensor]] = [[] for _ in grouping.shares]
+    for variable, group in zip(variables, grouping.group_of, strict=True):
+        if id(variable) in found:
+            of_groups[group].append(found[id(variable)].squared_norms())
+    return tf.stack([tf.add_n(norms or [nothing]) for norms in of_groups], axis=1)

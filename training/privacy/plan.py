@@ -31,7 +31,6 @@ from training.privacy.mechanisms import (
     Mechanism,
     build_mechanism,
 )
-from training.privacy.noise import ReplayableGaussianSumQuery
 from training.privacy.sampling import (
     SAMPLINGS,
     PoissonSampling,
@@ -156,7 +155,7 @@ class PrivacyPlan:
 
     @property
     def clipping_norm(self) -> float:
-        """Bound on what one example can add to the sum, in L2 norm."""
+        """Bound on what one example can add to the (first) sum, in L2 norm."""
         return self.clipping.clipping_norm
 
     @property
@@ -165,8 +164,8 @@ class PrivacyPlan:
 
     @property
     def noise_stddev(self) -> float:
-        """Standard deviation of the noise on each coordinate of the clipped sum."""
-        return self.noise_multiplier * self.clipping_norm
+        """Standard deviation of the noise on each coordinate of the (first) clipped sum."""
+        return self.clipping.noise_stddev(self.noise_multiplier, self.batch_size)
 
     def event(self, releases: int) -> dp_accounting.DpEvent:
         """What `releases` steps cost, as the accountants understand it."""
@@ -183,8 +182,9 @@ class PrivacyPlan:
         """The noise of `step` for `tensors` released tensors."""
         return self.mechanism.draws(step, randomness, tensors)
 
-    def query(self) -> ReplayableGaussianSumQuery:
-        return ReplayableGaussianSumQuery(self.clipping_norm, self.noise_stddev)
+    def query(self) -> Any:
+        """TF-Privacy's query that makes a release of the clipped sums."""
+        return self.clipping.query(self.noise_multiplier, self.batch_size)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for the ledger's header."""

@@ -12,5 +12,17 @@ import sys
 sys.skip_tf_privacy_import = True  # type: ignore[attr-defined]
 
 from tensorflow_privacy.privacy.dp_query.gaussian_query import GaussianSumQuery  # noqa: E402
+from tensorflow_privacy.privacy.dp_query.normalized_query import NormalizedQuery  # noqa: E402
+from tensorflow_privacy.privacy.dp_query.quantile_adaptive_clip_sum_query import (  # noqa: E402
+    QuantileAdaptiveClipSumQuery,
+)
+from tensorflow_privacy.privacy.dp_query.quantile_estimator_query import (  # noqa: E402
+    QuantileEstimatorQuery,
+)
 
-__all__ = ["GaussianSumQuery"]
+__all__ = [
+    "GaussianSumQuery",
+    "NormalizedQuery",
+    "QuantileAdaptiveClipSumQuery",
+    "QuantileEstimatorQuery",
+]

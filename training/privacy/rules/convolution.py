@@ -94,7 +94,7 @@ class ConvolutionKernels:
     geometry: Geometry
 
     @cached_property
-    def _products(self) -> OuterProducts:
+    def products(self) -> OuterProducts:
         """The same gradient as products of patches and output gradients."""
         kernel = self.geometry.kernel
         layout = MatrixLayout(kernel, (0, 1, 2, 3))
@@ -103,17 +103,17 @@ class ConvolutionKernels:
         return OuterProducts(patches, as_sequence(self.output_gradients), layout)
 
     def squared_norms(self) -> tf.Tensor:
-        return self._products.squared_norms()
+        return self.products.squared_norms()
 
     def weighted_sum(self, weights: tf.Tensor) -> tf.Tensor:
-        if self.geometry.is_pointwise or not self._products.prefers_ghost:
-            return self._products.weighted_sum(weights)
+        if self.geometry.is_pointwise or not self.products.prefers_ghost:
+            return self.products.weighted_sum(weights)
         # The patches are not kept between norm and sum: they are several times the images.
         images = tf.cast(self.images, tf.float32)
         return self.geometry.kernel_gradient(images, scale_rows(self.output_gradients, weights))
 
     def instantiate(self) -> tf.Tensor:
-        return self._products.instantiate()
+        return self.products.instantiate()
 
     def zeroed_where(self, bad: tf.Tensor) -> ConvolutionKernels:
         return ConvolutionKernels(
