@@ -1,19 +1,35 @@
-"""How every command ends: 0, or one line on standard error and exit code 2."""
+"""How every command ends: 0, or one line on standard error and exit code 2.
+
+A signal is no error: 143 after SIGTERM and 130 after Ctrl-C, as shells and schedulers expect, and
+the line says what was saved. A place that cannot be written to is no defect either.
+"""
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import os
+import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from configs.schema import UserError
+from training.interruption import SIGNALS, Stopped, stop_at_once
+
+# `time.monotonic()` when the command began, but for the start of Python itself.
+BEGAN = time.monotonic()
+
+# What is wrong with the place that a file was to be written to, not with Sterling.
+_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
-    """Runs a command's body and turns a `UserError` into one line.
+    """Runs a command's body and turns errors made for people, and signals, into one line.
 
     Args:
         main: The body; takes the arguments after the command's name.
@@ -27,16 +43,42 @@ def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | Non
     for noisy in ("absl", "h5py", "matplotlib", "tensorflow", "httpx"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
-        main(argv)
+        with _signals_stop():
+            main(argv)
     except UserError as error:
         if "--debug" in argv:
             raise
-        print(f"sterling: {' '.join(str(error).split())}", file=sys.stderr)
+        _say(str(error))
         return 2
-    except KeyboardInterrupt:
-        print("sterling: interrupted; the same command continues the run.", file=sys.stderr)
-        return 130
+    except OSError as error:
+        if "--debug" in argv or error.errno not in _PLACE:
+            raise
+        _say(f"{error.filename or 'a file'}: cannot be written ({error.strerror}).")
+        return 2
+    except (Stopped, KeyboardInterrupt) as error:
+        stop = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
+        saved = "" if stop.step is None else f" The run is saved after step {stop.step}."
+        _say(f"stopped by {stop.number.name}.{saved} The same command goes on from there.")
+        return stop.exit_code
     return 0
+
+
+def _say(message: str) -> None:
+    print(f"sterling: {' '.join(message.split())}", file=sys.stderr)
+
+
+@contextmanager
+def _signals_stop() -> Iterator[None]:
+    """Makes SIGTERM and Ctrl-C raise `Stopped`, where Python lets signals be handled."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop_at_once) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def start_tensorflow(*, debug: bool) -> None:

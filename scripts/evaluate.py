@@ -10,6 +10,7 @@ from pathlib import Path
 from configs.schema import SettingError, UserError
 from scripts.arguments import parse_recipe, recipe_parser
 from scripts.command import run_command, start_tensorflow
+from training.files import on_disk, path_of, write_atomically
 
 
 def main(argv: Sequence[str]) -> None:
@@ -22,9 +23,11 @@ def main(argv: Sequence[str]) -> None:
     )
     # The run's own recipe comes first, so that every option overrides it.
     root = _run_of(argv)
-    if root is not None:
-        argv = ["--config", str(_config_of(root)), *argv]
-    arguments = parse_recipe(parser, argv)
+    if root is None:
+        arguments = parse_recipe(parser, argv)
+    else:
+        with on_disk(_config_of(root)) as config:
+            arguments = parse_recipe(parser, ["--config", str(config), *argv])
     options = arguments.options
     if options.run is None:
         raise UserError("--run: expected a run directory. Received: nothing")
@@ -53,10 +56,7 @@ def main(argv: Sequence[str]) -> None:
     predictions = evaluation.predict_batches(built.model, batches, dataset.info, options.split)
     ledger = Ledger.existing(run.ledger) if run.ledger.exists() else None
     if arguments.recipe.privacy.enabled and ledger is None:
-        raise UserError(
-            f"{run.ledger}: is missing, so what this private run spent is unknown. Restore the "
-            "ledger that belongs to its checkpoints."
-        )
+        raise run.lost_ledger()
     seeded = arguments.recipe.training.seed is not None
     privacy = describe_privacy(ledger, reproducible=seeded)
     seconds = {"evaluation": time.monotonic() - started}
@@ -66,8 +66,9 @@ def main(argv: Sequence[str]) -> None:
         privacy=privacy,
         efficiency={"seconds": seconds},
     )
-    output = Path(options.output or run.root / f"evaluation-{options.split}.json")
-    measured.write(output)
+    output = path_of(options.output or run.root / f"evaluation-{options.split}.json")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(output, measured.to_json())
     evaluation.print_report(
         measured,
         privacy=brief_privacy(measured.privacy),
@@ -86,7 +87,7 @@ def _run_of(argv: Sequence[str]) -> str | None:
 
 
 def _config_of(root: str) -> Path:
-    config = Path(root) / "config.yaml"
+    config = path_of(root) / "config.yaml"
     if not config.exists():
         raise UserError(f"--run: expected a run directory (with a config.yaml). Received: {root!r}")
     return config

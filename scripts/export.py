@@ -16,6 +16,7 @@ from scripts.arguments import (
     recipe_text,
 )
 from scripts.command import run_command, start_tensorflow
+from training.files import is_local, on_disk, path_of
 
 _FORMATS = ("keras", "huggingface")
 
@@ -52,11 +53,13 @@ def main(argv: Sequence[str]) -> None:
             "Face layout",
         )
     built, info = restore_model(run, recipe)
-    output = Path(options.output or run.export)
+    output = path_of(options.output or run.export)
     if options.format == "huggingface":
         import models
 
-        output = Path(options.output or run.export / "huggingface")
+        output = path_of(options.output or run.export / "huggingface")
+        if not is_local(output):
+            raise SettingError("--output", str(output), "a folder on a disk with huggingface")
         models.save_huggingface(built, output, info.label_names)
     else:
         kept = {"privacy.txt": run.privacy_statement, "evaluation.json": run.evaluation}
@@ -66,7 +69,11 @@ def main(argv: Sequence[str]) -> None:
             info.label_names,
             {
                 "recipe.yaml": recipe_text(publishable(recipe)),
-                **{name: path for name, path in kept.items() if path.exists()},
+                **{
+                    name: path.read_text(encoding="utf-8")
+                    for name, path in kept.items()
+                    if path.exists()
+                },
             },
         )
     print(f"Exported to {output}")
@@ -74,7 +81,8 @@ def main(argv: Sequence[str]) -> None:
 
 def recipe_of(config: Path) -> Recipe:
     """The recipe a run was made with."""
-    return parse_recipe(recipe_parser("export", "", ""), ["--config", str(config)]).recipe
+    with on_disk(config) as file:
+        return parse_recipe(recipe_parser("export", "", ""), ["--config", str(file)]).recipe
 
 
 if __name__ == "__main__":

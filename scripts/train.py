@@ -1,6 +1,7 @@
 """Trains a recipe: checkpoints, TensorBoard logs, privacy ledger, evaluation, export.
 
 The same command again continues a run that was stopped, and shows the report of a finished one.
+A run directory may lie on a disk or in an object store (`--run gs://bucket/runs/mine`).
 """
 
 from __future__ import annotations
@@ -10,19 +11,20 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.schema import Recipe, SettingError, require
 from scripts.arguments import parse_recipe, publishable, recipe_parser, recipe_text
-from scripts.command import run_command, start_tensorflow
+from scripts.command import BEGAN, run_command, start_tensorflow
 
 if TYPE_CHECKING:
     import keras
 
     from evaluation import Evaluation
+    from training.loop import Loop
     from training.privacy.ledger import Ledger
     from training.run_directory import RunDirectory
+    from training.run_lock import RunLock
     from training.session import Session
 
 
@@ -33,33 +35,44 @@ def main(argv: Sequence[str]) -> None:
         "--run", type=str, default=None, help="Run directory; none is runs/NAME-OF-THE-RECIPE."
     )
     arguments = parse_recipe(parser, argv)
-    root = Path(arguments.options.run or Path("runs") / arguments.name)
+    root = arguments.options.run or f"runs/{arguments.name}"
     train(arguments.recipe, root, debug=arguments.options.debug)
 
 
-def train(recipe: Recipe, root: Path, *, debug: bool = False) -> None:
+def train(recipe: Recipe, root: str, *, debug: bool = False) -> None:
     """Trains, evaluates, exports and reports; all of it lies in `root` afterwards."""
     start_tensorflow(debug=debug)
     from training.run_directory import RunDirectory
+    from training.run_lock import RunLock
 
-    run, text = RunDirectory(root), recipe_text(recipe)
-    run.refuse_other(text)
+    run = RunDirectory.at(root)
+    run.refuse_other(recipe_text(recipe))
     if run.evaluation.exists() and run.export.exists():
         _show_finished(run)
         return
+    with RunLock(run.root) as lock:
+        _train(recipe, run, lock)
+
+
+def _train(recipe: Recipe, run: RunDirectory, lock: RunLock) -> None:
     started = time.monotonic()
     import data
     import evaluation
-    from training.outcome import describe_privacy, write_dataset_card
+    from training.files import write_atomically
+    from training.outcome import describe_privacy, refuse_other_data, write_dataset_card
     from training.privacy.ledger import Ledger
     from training.session import open_session
+    from training.step_clock import StepClock
 
     session = open_session(recipe)
     _require_measurable(session)
+    refuse_other_data(run, session.dataset)
     ledger = Ledger(run.ledger, session.plan) if session.plan is not None else None
     loop = session.loop(run, _callbacks(session, run, ledger), ledger)
+    if recipe.training.profile:
+        loop.clock = StepClock(trace_into=run.logs)
     # Whatever can be refused has been refused: from here on there is a run.
-    run.open(text)
+    run.open(recipe_text(recipe), lock, ledger)
     write_dataset_card(run, session.dataset)
     if session.plan is not None:
         print(
@@ -87,9 +100,15 @@ def train(recipe: Recipe, root: Path, *, debug: bool = False) -> None:
     started = time.monotonic()
     _export(session, run, measured, privacy)
     seconds["export"] = time.monotonic() - started
-    measured = replace(measured, efficiency=_efficiency(session, seconds, loop.steps_taken))
-    measured.write(run.evaluation)
+    measured = replace(measured, efficiency=_efficiency(session, seconds, loop))
+    run.publish_logs()
+    # Last of all: with it the run is finished.
+    write_atomically(run.evaluation, measured.to_json())
     _report(run, measured)
+    if loop.clock.input_wait_share is not None:
+        print(f"Of its time, a step waited {loop.clock.input_wait_share:.1%} for input.")
+    if loop.out_of_budget:
+        print("Training stopped before its last step: one more release would exceed epsilon.")
 
 
 def _require_measurable(session: Session) -> None:
@@ -211,13 +230,17 @@ def _hparams(recipe: Recipe) -> dict[str, Any]:
     return chosen
 
 
-def _efficiency(session: Session, seconds: dict[str, float], steps_taken: int) -> dict[str, Any]:
-    expected = steps_taken * session.recipe.training.batch_size
+def _efficiency(session: Session, seconds: dict[str, float], loop: Loop) -> dict[str, Any]:
+    expected = loop.steps_taken * session.recipe.training.batch_size
+    first = loop.clock.first_step_ended
     # ru_maxrss counts kilobytes on Linux, bytes on macOS.
     peak_unit = 1e9 if sys.platform == "darwin" else 1e6
     return {
         "seconds": seconds,
-        "training_examples_per_second": expected / seconds["training"] if steps_taken else None,
+        "training_examples_per_second": expected / seconds["training"] if first else None,
+        "command_to_first_step_seconds": first - BEGAN if first else None,
+        # Of the steady steps' time, what they spent waiting for the next batch.
+        "input_wait_share": loop.clock.input_wait_share,
         "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / peak_unit,
         "parameters": session.model.built.model.count_params(),
         "trained_parameters": sum(
@@ -240,7 +263,7 @@ def _export(
         session.dataset.info.label_names,
         {
             "recipe.yaml": recipe_text(publishable(session.recipe)),
-            "privacy.txt": run.privacy_statement,
+            "privacy.txt": statement + "\n",
             "evaluation.json": measured.to_json(),
         },
     )
@@ -250,7 +273,7 @@ def _show_finished(run: RunDirectory) -> None:
     from evaluation import Evaluation
 
     print(f"{run.root}: this run is finished. Its report:")
-    _report(run, Evaluation.read(run.evaluation))
+    _report(run, Evaluation.from_json(run.evaluation.read_text(encoding="utf-8")))
 
 
 def _report(run: RunDirectory, measured: Evaluation) -> None:
@@ -264,7 +287,7 @@ def _report(run: RunDirectory, measured: Evaluation) -> None:
         paths={
             "SavedModel": run.export / "saved_model",
             "Keras file": run.export / "model.keras",
-            "TensorBoard logs": run.logs,
+            "TensorBoard logs": run.published_logs,
             "Evaluation": run.evaluation,
             **({"Privacy ledger": run.ledger} if run.ledger.exists() else {}),
         },

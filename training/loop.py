@@ -1,7 +1,9 @@
 """The outer loop: epochs, Keras callbacks, checkpoints, ledger. Knows nothing of gradients.
 
 Keras's own `CallbackList` drives it, so the familiar progress bar and users' own callbacks
-(EarlyStopping, ReduceLROnPlateau, TensorBoard ...) work as they do in `model.fit`.
+(EarlyStopping, ReduceLROnPlateau, TensorBoard ...) work as they do in `model.fit`. SIGTERM and
+Ctrl-C are obeyed between physical batches: the run is saved as it stood after the last whole step,
+and goes on from there to the same end.
 """
 
 from __future__ import annotations
@@ -19,9 +21,12 @@ from configs.schema import UserError
 from training.batching import Batching
 from training.callback_state import CallbackState
 from training.checkpoints import Checkpoints, Position
+from training.interruption import Interruption, Stopped
 from training.privacy.ledger import Ledger
 from training.randomness import Randomness
+from training.step_clock import StepClock
 from training.steps import StepTotals, TrainingStep
+from training.volatile_state import VolatileState
 
 # (first step, last step) -> an iterator over physical batches.
 Feed = Callable[[int, int], Iterator[Any]]
@@ -61,7 +66,9 @@ class Loop:
         callbacks: Keras callbacks, in the order they are called.
         checkpoint_every: Steps between checkpoints; None for each epoch's end.
         verbose: 1 shows the progress bar.
+        clock: Times the steps.
         steps_taken: Optimizer steps that `run` has taken.
+        out_of_budget: Whether `run` stopped because one more release would exceed epsilon.
     """
 
     model: keras.Model
@@ -76,7 +83,10 @@ class Loop:
     callbacks: Sequence[keras.callbacks.Callback] = ()
     checkpoint_every: int | None = None
     verbose: int = 1
+    clock: StepClock = field(default_factory=StepClock)
     steps_taken: int = 0
+    out_of_budget: bool = False
+    _interruption: Interruption = field(default_factory=Interruption)
     _totals: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     _started: bool = False
 
@@ -89,15 +99,24 @@ class Loop:
             Optimizer steps taken in all.
 
         Raises:
-            UserError: If the loss or the weights are no longer finite.
+            UserError: If the loss or the weights are no longer finite, the ledger does not belong
+                to the checkpoint, or something cannot be written.
+            Stopped: By SIGTERM or Ctrl-C, once what was done is saved.
         """
         if self._started:
             raise RuntimeError("A loop runs once: its weights and sums are no longer the start's.")
         self._started = True
         position = self.checkpoints.restore() or Position(0)
-        self._require_whole_ledger(position.step)
+        self._require_past(position)
         if position.complete:
             return position.step
+        with self._interruption:
+            try:
+                return self._from(position)
+            finally:
+                self.clock.close()
+
+    def _from(self, position: Position) -> int:
         self.model.stop_training = False
         callbacks = keras.callbacks.CallbackList(
             list(self.callbacks),
@@ -117,6 +136,8 @@ class Loop:
         self.step.finalize()
         callbacks.on_train_end(self._logs())
         self._save(done, complete=True)
+        if number := self._interruption.requested:
+            raise Stopped(number, done)
         return done
 
     def _epoch(self, done: int, callbacks: Any, batches: Iterator[Any]) -> int:
@@ -129,15 +150,21 @@ class Loop:
         last = min(first + self.length.steps_per_epoch, self.length.steps)
         while done < last and not self.model.stop_training:
             if not self._within_budget(done):
-                self.model.stop_training = True
+                self.model.stop_training = self.out_of_budget = True
                 break
             callbacks.on_train_batch_begin(done - first)
-            self._take(done, batches)
+            with self.clock.step(done):
+                self._take(done, batches)
             callbacks.on_train_batch_end(done - first, self._logs())
             self._require_finite(math.isfinite(self._totals["loss"]))
             done += 1
             self.steps_taken += 1
-            if self.checkpoint_every and done % self.checkpoint_every == 0 and done < last:
+            if done == last:
+                break
+            if number := self._interruption.requested:
+                self._save(done)
+                raise Stopped(number, done)
+            if self.checkpoint_every and done % self.checkpoint_every == 0:
                 self._save(done)
         # An epoch whose every example was passed over trained on noise alone.
         examples = self._totals["examples"]
@@ -145,22 +172,37 @@ class Loop:
         callbacks.on_epoch_end(epoch, self._logs())
         if done < self.length.steps and not self.model.stop_training:
             self._save(done)
+            if number := self._interruption.requested:
+                raise Stopped(number, done)
         return done
 
-    def _require_whole_ledger(self, steps: int) -> None:
-        if self.ledger is not None and self.ledger.releases < steps:
-            raise UserError(
-                f"the checkpoint stands at step {steps}, but the privacy ledger records only "
-                f"{self.ledger.releases} releases: it is not this run's, or was cut. Restore the "
-                "ledger that belongs to the checkpoints, or start a new run directory."
+    def _require_past(self, position: Position) -> None:
+        """Makes sure that the ledger is the checkpoint's, and says what it holds beyond it."""
+        if self.ledger is None:
+            return
+        if position.ledger is not None:
+            self.ledger.require_past(position.ledger)
+        saved = 0 if position.ledger is None else position.ledger["releases"]
+        unsaved = self.ledger.releases - saved
+        if unsaved:
+            logging.info(
+                "The ledger holds %d releases after the checkpoint of step %d. They are spent; %s",
+                unsaved,
+                position.step,
+                "with the recipe's seed the same steps release the same again, at no further cost."
+                if self.randomness.reproducible
+                else "the steps draw anew and count again.",
             )
 
     def _within_budget(self, step: int) -> bool:
         if self.ledger is None or self.ledger.allows(step, self.release_identity):
             return True
         logging.warning(
-            "The privacy budget is spent: steps that were run again after an interruption drew "
-            "fresh noise and count again. Training stops before step %d of %d.",
+            "The privacy budget is spent after %d releases: one more would exceed epsilon %.4g. "
+            "Steps that were run again after an interruption drew fresh noise and counted again. "
+            "Training stops before step %d of %d; what was trained is saved and exported.",
+            self.ledger.releases,
+            self.ledger.plan.epsilon(self.ledger.plan.steps),
             step + 1,
             self.length.steps,
         )
@@ -168,13 +210,28 @@ class Loop:
 
     def _take(self, step: int, batches: Iterator[Any]) -> None:
         count = self.batching.count(step)
+        before = VolatileState.of(self.model) if count > 1 else None
+        totals = dict(self._totals)
         for _ in range(count - 1):
-            self._tally(self.step.add(next(batches)))
+            self._tally(self.step.add(self._next(batches)))
+            number = self._interruption.requested
+            if number and before is not None:
+                # A logical batch can take longer than a scheduler waits: its beginning is given
+                # up, and what its forward passes changed is put back.
+                before.restore()
+                self._totals = defaultdict(float, totals)
+                self._save(step)
+                raise Stopped(number, step)
+        batch = self._next(batches)
         if self.ledger is not None:
             # Before the noisy gradient exists: a crash here leaves budget spent, never lost.
             self.ledger.record(step, self.release_identity)
         draws = self.step.draws(step, self.randomness)
-        self._tally(self.step.finish(next(batches), draws, accumulated=count > 1))
+        self._tally(self.step.finish(batch, draws, accumulated=count > 1))
+
+    def _next(self, batches: Iterator[Any]) -> Any:
+        with self.clock.waiting():
+            return next(batches)
 
     def _tally(self, totals: StepTotals) -> None:
         for name, value in vars(totals).items():
@@ -185,10 +242,11 @@ class Loop:
     def _require_finite(self, finite: bool) -> None:
         if finite or self.model.stop_training:  # a callback (TerminateOnNaN) may prefer to stop
             return
+        private = "" if self.ledger is None else " Its privacy ledger stays: that budget is spent."
         raise UserError(
-            "training: the loss or the weights are no longer finite. Lower "
-            "training.optimizer.learning_rate, or look for broken values in the data. The last "
-            "checkpoint is kept."
+            "training: the loss or the weights are no longer finite. The last checkpoint is kept. "
+            "Lower training.optimizer.learning_rate in a new run directory (--run), or look for "
+            f"broken values in the data.{private}"
         )
 
     def _logs(self) -> dict[str, float]:
@@ -205,5 +263,12 @@ class Loop:
     def _save(self, done: int, *, complete: bool = False) -> None:
         # A private step passes over non-finite examples; its weights, which ε covers, tell.
         self._require_finite(self.step.weights_are_finite())
-        state = CallbackState.of(self.callbacks)
-        self.checkpoints.save(Position(done, dict(self._totals), complete, state))
+        self.checkpoints.save(
+            Position(
+                done,
+                dict(self._totals),
+                complete,
+                CallbackState.of(self.callbacks),
+                None if self.ledger is None else self.ledger.mark,
+            )
+        )

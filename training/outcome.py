@@ -3,26 +3,58 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from configs.schema import Recipe, UserError
 from data import Dataset, DatasetInfo
 from data.contracts import Provenance
 from models import BuiltModel, build, export_saved_model, save_keras
 from training.checkpoints import Checkpoints
-from training.files import write_atomically
+from training.differences import differences
+from training.files import is_local, sync_tree, unwritable, upload_tree, write_atomically, writing
 from training.privacy.ledger import Ledger
 from training.run_directory import RunDirectory
 
 
 def write_dataset_card(run: RunDirectory, dataset: Dataset) -> None:
     """Writes `dataset.json`: what later commands must know of the data without loading them."""
+    card = _card(dataset)
+    write_atomically(run.dataset_card, json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+
+
+def refuse_other_data(run: RunDirectory, dataset: Dataset) -> None:
+    """Makes sure that a run that is continued still has the data it began with.
+
+    The recipe may be the same and the file it names another; what a private run spent was spent
+    on the data that were there.
+
+    Raises:
+        UserError: If they have changed; names what did.
+    """
+    if not run.dataset_card.exists():
+        return
+    try:
+        there = json.loads(run.dataset_card.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{run.dataset_card}: cannot be read ({error}).") from error
+    changes = differences(there, json.loads(json.dumps(_card(dataset))))
+    if changes:
+        raise UserError(
+            f"{run.root}: the data have changed since this run began ({changes}). Bring back the "
+            "data it began with, or begin a new run with --run; what this one spent stays spent."
+        )
+
+
+def _card(dataset: Dataset) -> dict[str, Any]:
     info = dataset.info
-    card = {
+    return {
         "name": info.name,
         "modality": info.modality,
         "label_names": list(info.label_names),
@@ -37,7 +69,6 @@ def write_dataset_card(run: RunDirectory, dataset: Dataset) -> None:
             "sha256": dict(info.provenance.sha256),
         },
     }
-    write_atomically(run.dataset_card, json.dumps(card, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_dataset_card(run: RunDirectory) -> DatasetInfo:
@@ -116,9 +147,24 @@ def export(
     label_names: Sequence[str],
     assets: Mapping[str, str | bytes | Path],
 ) -> None:
-    """Writes `saved_model/` and `model.keras` into `directory`, each all or nothing."""
-    directory.mkdir(parents=True, exist_ok=True)
-    export_saved_model(
-        built, directory / "saved_model", label_names=label_names, assets=dict(assets)
-    )
-    save_keras(built.model, directory / "model.keras")
+    """Writes `saved_model/` and `model.keras` into `directory`, each all or nothing, and durably.
+
+    Raises:
+        UserError: If they cannot be written.
+    """
+    with ExitStack() as stack:
+        folder = directory
+        if not is_local(directory):
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        with writing(directory):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                export_saved_model(
+                    built, folder / "saved_model", label_names=label_names, assets=dict(assets)
+                )
+            except tf.errors.OpError as error:
+                raise unwritable(directory, error.message.partition("\n")[0]) from error
+            save_keras(built.model, folder / "model.keras")
+            sync_tree(folder)
+        if folder is not directory:
+            upload_tree(folder, directory)

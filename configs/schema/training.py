@@ -71,6 +71,7 @@ class TrainingSettings:
             and keep the activations in memory, if they take at most this many GB; 0 never does.
         callbacks: Further Keras callbacks by name, with their arguments
             (`{ReduceLROnPlateau: {patience: 1}}`).
+        profile: Write a profiler trace of a few steady steps beside the TensorBoard logs.
     """
 
     epochs: Optional[float] = None
@@ -89,6 +90,7 @@ class TrainingSettings:
     keep_checkpoints: int = 2
     cache_frozen_gb: float = 6.0
     callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    profile: bool = False
 
     def __post_init__(self) -> None:
         require(

@@ -3,27 +3,50 @@
 A line is written and flushed to the disk *before* the noisy gradient reaches the weights, so a
 crash in between leaves budget spent rather than lost. A step that is run again after a crash is
 the same release only if its randomness is the same (a seeded run); otherwise it is counted again.
+A ledger ahead of the newest checkpoint is therefore ordinary; one behind it, or with another past
+than the checkpoint saw, is refused (`require_past`).
 
 File format: JSON lines. The first is a header (format version, plan and its fingerprint); each
-further line is one release: `{"release": step, "randomness": fingerprint}`.
+further line is one release: `{"release": step, "randomness": fingerprint, "check": ...}`. Every
+line's `check` is a hash of its content and of the line before, so that a flipped byte and a line
+taken out or put in are seen. It guards against accidents, not against forgers.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from configs.schema import UserError
-from training.files import write_atomically
+from training.differences import differences
+from training.files import append_durably, write_atomically
 from training.privacy.plan import PrivacyPlan
 
-_VERSION = 1
+_VERSION = 2
+_CHECK_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class Release:
+    """One noisy gradient.
+
+    Attributes:
+        step: The optimizer step that used it, or was about to.
+        randomness: Equal for two releases of a step only if they are one.
+    """
+
+    step: int
+    randomness: str
 
 
 class Ledger:
     """An append-only record of releases under one plan.
+
+    Reading it changes nothing, so it may be read while a run writes it.
 
     Args:
         path: The ledger file; created by the first release if absent.
@@ -36,7 +59,12 @@ class Ledger:
     def __init__(self, path: Path, plan: PrivacyPlan):
         self._path = path
         self._plan = plan
-        self._releases: set[tuple[int, str]] = set()
+        # In the order of their lines, which Python's dictionaries keep.
+        self._releases: dict[Release, None] = {}
+        # Of every whole line, the header's first.
+        self._checks: list[str] = []
+        # What a crash left of a last line.
+        self._cut = ""
         if path.exists():
             self._read()
 
@@ -47,17 +75,23 @@ class Ledger:
         Raises:
             UserError: If it cannot be read.
         """
+        header = _parsed(path, path.read_text(encoding="utf-8").partition("\n")[0], 1)
+        _refuse_other_format(path, header)
         try:
-            with open(path, encoding="utf-8") as file:
-                plan = PrivacyPlan.from_dict(json.loads(file.readline())["plan"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise _damaged(path, error) from error
+            plan = PrivacyPlan.from_dict(header["plan"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise _damaged(path, f"line 1: {error}") from error
         return cls(path, plan)
 
     @property
     def plan(self) -> PrivacyPlan:
         """The plan every release falls under."""
         return self._plan
+
+    @property
+    def history(self) -> tuple[Release, ...]:
+        """Everything recorded, in order."""
+        return tuple(self._releases)
 
     @property
     def releases(self) -> int:
@@ -69,61 +103,163 @@ class Ledger:
         """Epsilon spent by everything recorded, at the plan's delta."""
         return self._plan.epsilon(self.releases)
 
+    @property
+    def mark(self) -> dict[str, Any]:
+        """Where the ledger stands, for a checkpoint to keep; fit for JSON."""
+        return {"releases": self._lines, "check": self._checks[-1] if self._checks else ""}
+
+    @property
+    def _lines(self) -> int:
+        """Releases whose lines are whole."""
+        return max(0, len(self._checks) - 1)
+
+    def require_past(self, mark: Mapping[str, Any]) -> None:
+        """Makes sure that this is the ledger of which `mark` was taken, perhaps grown since.
+
+        Raises:
+            UserError: If it records less than it did then, or something else.
+        """
+        expected = mark["releases"]
+        way_out = (
+            "Restore the ledger that belongs to the checkpoints; or start in a new run directory, "
+            "and count what this run planned to spend as spent."
+        )
+        if self._lines < expected:
+            raise UserError(
+                f"{self._path}: is older than the newest checkpoint, which saw {expected} "
+                f"releases; the privacy ledger records only {self._lines}. {way_out}"
+            )
+        if expected and self._checks[expected] != mark["check"]:
+            raise UserError(
+                f"{self._path}: the privacy ledger is not that of the checkpoints: its first "
+                f"{expected} releases are others. {way_out}"
+            )
+
     def allows(self, step: int, randomness: str) -> bool:
         """Whether the release of `step` stays within the releases that the plan promised."""
-        return (step, randomness) in self._releases or self.releases < self._plan.steps
+        return Release(step, randomness) in self._releases or self.releases < self._plan.steps
 
     def record(self, step: int, randomness: str) -> None:
         """Records the release of `step`, durably, unless it is already there.
 
         Args:
             step: The optimizer step about to be taken.
-            randomness: `Randomness.fingerprint`: equal fingerprints at equal steps mean equal
-                noise and equal batches, so the same release.
-        """
-        if (step, randomness) in self._releases:
-            return
-        if not self._path.exists():
-            plan = self._plan.to_dict()
-            header = {"ledger": _VERSION, "plan": plan, "fingerprint": self._plan.fingerprint}
-            write_atomically(self._path, json.dumps(header) + "\n")
-        self._append({"release": step, "randomness": randomness})
-        self._releases.add((step, randomness))
+            randomness: Equal for two releases of a step only if batch and noise are equal, and so
+                are the releases.
 
-    def _append(self, entry: dict[str, Any]) -> None:
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        Raises:
+            UserError: If it cannot be written; the release must then not be used.
+        """
+        release = Release(step, randomness)
+        if release in self._releases:
+            return
+        self.begin()
+        if self._cut:
+            self._count_what_was_cut()
+        self._append(release)
+        self._releases[release] = None
+
+    def begin(self) -> None:
+        """Writes the header, unless there is a ledger: a private run without one lost it.
+
+        Raises:
+            UserError: If it cannot be written.
+        """
+        if self._checks:
+            return
+        header = {
+            "ledger": _VERSION,
+            "plan": self._plan.to_dict(),
+            "fingerprint": self._plan.fingerprint,
+        }
+        write_atomically(self._path, self._line(header))
+        self._checks.append(_check("", header))
+
+    def _append(self, release: Release) -> None:
+        entry = _entry(release)
+        append_durably(self._path, self._line(entry))
+        self._checks.append(_check(self._checks[-1], entry))
+
+    def _line(self, content: dict[str, Any]) -> str:
+        previous = self._checks[-1] if self._checks else ""
+        return json.dumps({**content, "check": _check(previous, content)}) + "\n"
 
     def _read(self) -> None:
-        text = self._path.read_text(encoding="utf-8")
-        lines = text.split("\n")
-        complete, rest = lines[:-1], lines[-1]
-        try:
-            header, *entries = [json.loads(line) for line in complete]
-            fingerprint = header["fingerprint"]
-            releases = {(entry["release"], entry["randomness"]) for entry in entries}
-        except (ValueError, KeyError, TypeError) as error:
-            raise _damaged(self._path, error) from error
-        if fingerprint != self._plan.fingerprint:
-            raise UserError(
-                f"{self._path}: the ledger was written under another privacy plan (clipping, "
-                "noise, batch size, delta or number of examples differ). Use the recipe it was "
-                "written with, or a new run directory."
-            )
-        self._releases = releases
-        if rest:
-            # A line cut off by a crash was never acted on, as far as this file can tell; since
-            # the same bytes could be what damage left of a release, it is counted all the same.
-            release, randomness = len(entries), f"cut off: {rest}"
-            cut = json.dumps({"release": release, "randomness": randomness})
-            write_atomically(self._path, "\n".join([*complete, cut, ""]))
-            self._releases.add((release, randomness))
+        *lines, self._cut = self._path.read_text(encoding="utf-8", errors="replace").split("\n")
+        if not lines:
+            raise _damaged(self._path, "it has no header")
+        for number, line in enumerate(lines, start=1):
+            content = _parsed(self._path, line, number)
+            if number == 1:
+                _refuse_other_format(self._path, content)
+            check = content.pop("check", None)
+            if check != _check(self._checks[-1] if self._checks else "", content):
+                raise _damaged(
+                    self._path, f"line {number} was changed, or a line before it is missing"
+                )
+            self._checks.append(check)
+            if number == 1:
+                self._refuse_other_plan(content)
+            else:
+                self._releases[Release(content["release"], content["randomness"])] = None
+        if self._cut:
+            # As far as this file can tell it was never acted on; but since the same bytes could
+            # be what damage left of a release, it is counted all the same.
+            self._releases[self._release_cut()] = None
+
+    def _release_cut(self) -> Release:
+        return Release(self._lines, f"cut off: {self._cut}")
+
+    def _count_what_was_cut(self) -> None:
+        release, self._cut = self._release_cut(), ""
+        text = self._path.read_text(encoding="utf-8", errors="replace")
+        whole = text[: text.rfind("\n") + 1]
+        write_atomically(self._path, whole + self._line(_entry(release)))
+        self._checks.append(_check(self._checks[-1], _entry(release)))
+
+    def _refuse_other_plan(self, header: Mapping[str, Any]) -> None:
+        if header["fingerprint"] == self._plan.fingerprint:
+            return
+        here = {**self._plan.to_dict(), "steps": header["plan"]["steps"]}
+        changes = differences(header["plan"], json.loads(json.dumps(here)))
+        raise UserError(
+            f"{self._path}: the ledger was written under another privacy plan ({changes}). Use "
+            "the recipe and the data it was written with, or a new run directory; what it records "
+            "stays spent."
+        )
 
 
-def _damaged(path: Path, error: Exception) -> UserError:
+def _entry(release: Release) -> dict[str, Any]:
+    return {"release": release.step, "randomness": release.randomness}
+
+
+def _check(previous: str, content: Mapping[str, Any]) -> str:
+    text = previous + json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:_CHECK_DIGITS]
+
+
+def _parsed(path: Path, line: str, number: int) -> dict[str, Any]:
+    try:
+        content = json.loads(line)
+    except ValueError as error:
+        raise _damaged(path, f"line {number} is not JSON") from error
+    if not isinstance(content, dict):
+        raise _damaged(path, f"line {number} is no entry")
+    return content
+
+
+def _refuse_other_format(path: Path, header: Mapping[str, Any]) -> None:
+    version = header.get("ledger")
+    if isinstance(version, int) and version != _VERSION:
+        raise UserError(
+            f"{path}: the privacy ledger has format {version}, and this Sterling reads format "
+            f"{_VERSION}. Finish the run with the Sterling that began it."
+        )
+
+
+def _damaged(path: Path, reason: str) -> UserError:
     return UserError(
-        f"{path}: the privacy ledger is damaged ({error}), so what was spent is unknown. Start a "
-        "new run directory; this run's budget counts as spent."
+        f"{path}: the privacy ledger is damaged ({reason}), so what was spent is unknown. Restore "
+        "it from a copy; or start in a new run directory, and count all that this run planned to "
+        "spend as spent."
     )

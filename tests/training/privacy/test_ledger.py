@@ -1,11 +1,15 @@
 """The ledger: durable before use, never under-counting, refusing what it cannot vouch for."""
 
 import json
+import resource
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from configs.schema import UserError
+from training.files import path_of
 from training.privacy.clip_methods import FlatClipping
 from training.privacy.ledger import Ledger
 from training.privacy.mechanisms import GaussianMechanism
@@ -38,6 +42,8 @@ def test_release_is_on_disk_when_record_returns(path):
     filled(path, 2)
     header, *entries = [json.loads(line) for line in path.read_text().splitlines()]
     assert header["plan"] == PLAN.to_dict()
+    for entry in entries:
+        assert len(entry.pop("check")) == 16
     assert entries == [{"release": step, "randomness": "a"} for step in range(2)]
 
 
@@ -72,12 +78,100 @@ def test_line_cut_off_by_a_crash_is_counted(path):
     filled(path)
     with open(path, "a", encoding="utf-8") as file:
         file.write('{"release": 3, "rand')
+    before = path.read_text()
     assert Ledger(path, PLAN).releases == 4
-    # Counted once, and the file is in order again.
-    assert Ledger(path, PLAN).releases == 4
+    assert path.read_text() == before  # reading is for anybody, at any time
+    # Counted once, and the file is in order again with the next release.
     assert filled(path, 4).releases == 5
+    assert Ledger(path, PLAN).releases == 5
     for line in path.read_text().splitlines():
         json.loads(line)
+
+
+@given(st.data())
+def test_no_change_to_a_byte_makes_it_count_less(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("ledger") / "ledger.jsonl"
+    filled(path)
+    content = bytearray(path.read_bytes())
+    at = data.draw(st.integers(0, len(content) - 1))
+    content[at] = data.draw(st.integers(0, 255))
+    path.write_bytes(bytes(content))
+    try:
+        assert Ledger(path, PLAN).releases >= 3
+    except UserError as error:
+        assert "ledger" in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize("line", [1, 2])
+def test_line_taken_out_or_exchanged_is_seen(path, line):
+    filled(path)
+    lines = path.read_text().splitlines(keepends=True)
+    for changed in (
+        [*lines[:line], *lines[line + 1 :]],
+        [*lines[:line], lines[line + 1], lines[line], *lines[line + 2 :]],
+        [*lines[:line], lines[line], *lines[line:]],
+    ):
+        path.write_text("".join(changed))
+        with pytest.raises(UserError, match=r"line \d was changed, or a line before it is missing"):
+            Ledger(path, PLAN)
+
+
+def test_ledger_grown_since_the_checkpoint_is_its_ledger(path):
+    mark = filled(path, 2).mark
+    filled(path, 5)
+    Ledger(path, PLAN).require_past(mark)
+    Ledger(path, PLAN).require_past(Ledger(path.with_name("none"), PLAN).mark)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 2])
+def test_ledger_that_lost_its_end_is_older_than_the_checkpoint(path, keep):
+    mark = filled(path).mark
+    lines = path.read_text().splitlines(keepends=True)
+    # Also in the middle of a line.
+    for rest in ("", lines[keep + 1][:30]):
+        path.write_text("".join(lines[: keep + 1]) + rest)
+        with pytest.raises(UserError, match=f"older than the newest checkpoint.* only {keep}\\."):
+            Ledger(path, PLAN).require_past(mark)
+
+
+def test_ledger_of_another_past_is_not_the_checkpoints(path):
+    mark = filled(path).mark
+    path.unlink()
+    filled(path, 5, randomness="b")
+    with pytest.raises(UserError, match="not that of the checkpoints: its first 3 releases"):
+        Ledger(path, PLAN).require_past(mark)
+
+
+def test_release_that_cannot_be_written_leaves_the_ledger_whole(path):
+    """A full disk: a limit on the size of files, which the kernel enforces in the same way."""
+    ledger = filled(path)
+    whole = path.read_text()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 20, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"ledger\.jsonl: cannot be written"):
+            ledger.record(3, "a")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_text() == whole
+    assert ledger.releases == 3
+    ledger.record(3, "a")
+    assert Ledger(path, PLAN).releases == 4
+
+
+def test_format_of_another_sterling_is_named(path):
+    path.write_text('{"ledger": 1, "plan": {}, "fingerprint": "a"}\n')
+    for read in (lambda: Ledger(path, PLAN), lambda: Ledger.existing(path)):
+        with pytest.raises(UserError, match=r"has format 1, and this Sterling reads format 2"):
+            read()
+
+
+def test_ledger_in_an_object_store_is_the_same(path):
+    remote = path_of(f"memory://{path}")
+    filled(remote)
+    filled(path)
+    assert remote.read_text() == path.read_text()
+    assert Ledger.existing(remote).releases == 3
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,78 @@
+"""Where a step's time goes: how much of it waits for input; and a profiler trace on request.
+
+Steady state is what counts: the first steps of a process compile and fill the pipeline, so they
+are left out, and so are traced steps, which the profiler slows down.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import tensorflow as tf
+
+_WARM_UP_STEPS = 5
+_TRACED_STEPS = 5
+
+
+class StepClock:
+    """Times the optimizer steps of one process.
+
+    Args:
+        trace_into: Log directory that takes a trace of a few steady steps, for TensorBoard's
+            profile plugin; none writes no trace.
+
+    Attributes:
+        first_step_ended: `time.monotonic()` at the end of the first step; None so far.
+    """
+
+    def __init__(self, trace_into: Path | None = None):
+        self.first_step_ended: float | None = None
+        self._trace_into = trace_into
+        self._tracing = False
+        self._begun = self._traced = 0
+        self._seconds = self._waited = self._waited_in_step = 0.0
+
+    @property
+    def input_wait_share(self) -> float | None:
+        """Share of the steady steps' time spent waiting for a batch; None before there is one."""
+        return self._waited / self._seconds if self._seconds else None
+
+    @contextmanager
+    def step(self, number: int) -> Iterator[None]:
+        """Times one optimizer step, and traces it if it is one of those to be traced."""
+        steady = self._begun >= _WARM_UP_STEPS
+        self._begun += 1
+        if steady and self._trace_into is not None and not self._traced:
+            tf.profiler.experimental.start(str(self._trace_into))
+            self._tracing = True
+        self._waited_in_step = 0.0
+        started = time.monotonic()
+        if self._tracing:
+            with tf.profiler.experimental.Trace("train", step_num=number, _r=1):
+                yield
+            self._traced += 1
+            if self._traced == _TRACED_STEPS:
+                self.close()
+        else:
+            yield
+            if steady:
+                self._seconds += time.monotonic() - started
+                self._waited += self._waited_in_step
+        if self.first_step_ended is None:
+            self.first_step_ended = time.monotonic()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Times one wait for a batch, within a step."""
+        started = time.monotonic()
+        yield
+        self._waited_in_step += time.monotonic() - started
+
+    def close(self) -> None:
+        """Writes the trace, if one is under way; to be called however training ends."""
+        if self._tracing:
+            self._tracing = False
+            tf.profiler.experimental.stop()
