@@ -55,6 +55,9 @@ class PrivacyPlan:
         steps: Releases planned.
         delta: Probability with which epsilon may fail.
         accountant: `pld` or `rdp`.
+        rows_per_record: Rows of the batch that are one record, bounded together: 1 where every
+            example is protected by itself, k where a person's (up to k) examples are, and
+            `sampling` draws people.
     """
 
     sampling: Sampling
@@ -63,6 +66,7 @@ class PrivacyPlan:
     steps: int
     delta: float
     accountant: str = "pld"
+    rows_per_record: int = 1
 
     def __post_init__(self) -> None:
         require(
@@ -80,6 +84,13 @@ class PrivacyPlan:
             "a number > 0",
         )
         require(0 < self.delta < 1, "privacy.delta", self.delta, "a probability in (0, 1)")
+        require(
+            not self.clipping.adapts or isinstance(self.mechanism, GaussianMechanism),
+            "privacy.clipping.method",
+            self.clipping.method,
+            "a bound that stays, with noise that steps share (privacy.mechanism.method: "
+            f"{self.mechanism.method}); an adaptive one goes with gaussian",
+        )
         self.event(0)  # a combination without a proof is refused here
 
     @classmethod
@@ -122,10 +133,11 @@ class PrivacyPlan:
                 "would already be allowed",
             )
         noise = settings.noise_multiplier
+        sampling = build_sampling(settings.sampling, num_examples, batch_size)
         plan = cls(
-            build_sampling(settings.sampling, num_examples, batch_size),
+            sampling,
             build_clip_method(settings.clipping, settings.clipping_norm),
-            build_mechanism(settings.mechanism, 1.0 if noise is None else noise),
+            build_mechanism(settings.mechanism, 1.0 if noise is None else noise, sampling, steps),
             steps=steps,
             delta=delta,
             accountant=settings.accountant,
@@ -163,6 +175,11 @@ class PrivacyPlan:
         return self.mechanism.noise_multiplier
 
     @property
+    def needs_one_root(self) -> bool:
+        """Whether a run that is resumed must draw every step from the root it began with."""
+        return self.mechanism.needs_one_root
+
+    @property
     def noise_stddev(self) -> float:
         """Standard deviation of the noise on each coordinate of the (first) clipped sum."""
         return self.clipping.noise_stddev(self.noise_multiplier, self.batch_size)
@@ -195,6 +212,7 @@ class PrivacyPlan:
             "steps": self.steps,
             "delta": self.delta,
             "accountant": self.accountant,
+            "rows_per_record": self.rows_per_record,
         }
 
     @classmethod
