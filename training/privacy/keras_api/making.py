@@ -1,0 +1,81 @@
+"""`make_private`: a model and a plan to a Keras model that trains privately."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import keras
+
+from configs.schema import UserError
+from training.privacy.inspection import problems_of
+from training.privacy.keras_api.budget import Budget
+from training.privacy.keras_api.model import PrivateModel
+from training.privacy.plan import PrivacyPlan
+from training.privacy.problems import refuse
+
+# So that a model's second plan does not forget what the first has spent.
+_BUDGET = "_sterling_budget"
+
+
+def make_private(
+    model: keras.Model,
+    plan: PrivacyPlan,
+    *,
+    physical_batch_size: int | None = None,
+    ledger: str | Path | None = None,
+    seed: int | None = None,
+    on_exhausted: Literal["raise", "stop"] = "raise",
+) -> PrivateModel:
+    """A Keras model that trains `model` privately by `compile` and `fit`.
+
+    Guarantees:
+        The weights that `fit` leaves, and anything computed from them, are
+        (epsilon, delta)-differentially private as `privacy_spent()` says, counted from weights
+        that no training example had touched. What would void that is refused. Losses and metrics
+        that `fit` shows are bare measurements of training examples and not covered.
+
+    Args:
+        model: Any Keras model with one output, made under the strategy it is to train under. Its
+            weights are shared; training it by itself in between is not covered.
+        plan: Sampling, clipping, noise and length.
+        physical_batch_size: Examples of a forward and backward pass over all replicas: memory,
+            not privacy. None takes the expected batch size and a little more.
+        ledger: File to which every release is written before it is used.
+        seed: Makes batches and noise repeatable. Whoever knows it can subtract the noise.
+        on_exhausted: What `fit` does when asked for more steps than planned: `raise` before the
+            first, or `stop` after the last.
+
+    Raises:
+        UserError: If the model cannot be private; names layer and remedy.
+
+    Example:
+        plan = PrivacyPlan.dp_sgd(num_examples=len(x), batch_size=256, steps=1000,
+                                  clipping_norm=1.0, noise_multiplier=1.1, delta=1e-6)
+        private = make_private(model, plan)
+        private.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        private.fit(x, y, validation_data=(x_val, y_val))
+        print(private.privacy_spent().statement)
+    """
+    if isinstance(model, PrivateModel) or not isinstance(model, keras.Model):
+        raise UserError(
+            f"make_private(model): expected a keras.Model. Received: {type(model).__name__}"
+        )
+    if on_exhausted not in ("raise", "stop"):
+        raise UserError(f"on_exhausted: expected 'raise' or 'stop'. Received: {on_exhausted!r}")
+    earlier = model.__dict__.get(_BUDGET)
+    if earlier is not None and earlier.releases:
+        raise UserError(
+            f"make_private(model): its weights hold {earlier.releases} releases of another plan, "
+            "which this plan's epsilon would leave out. Go on with the private model there is, or "
+            "start from a model of fresh weights."
+        )
+    if model.built and getattr(model, "inputs", None):
+        refuse(problems_of(model))
+    with model.distribute_strategy.scope():
+        budget = Budget(plan, None if ledger is None else Path(ledger), on_exhausted)
+        # Through __dict__, past Keras' attribute tracking, which is closed once built.
+        model.__dict__[_BUDGET] = budget
+        return PrivateModel(
+            model, plan, physical_batch_size=physical_batch_size, budget=budget, seed=seed
+        )

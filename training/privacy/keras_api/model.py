@@ -1,0 +1,330 @@
+"""`PrivateModel`: a Keras model whose `compile` and `fit` train with differential privacy.
+
+Its `fit` draws the batches itself, runs the engine's step and counts every release; `evaluate`,
+`predict` and saving are Keras' own, on the model inside. Keras' `train_step` hook is not used: it
+sees one batch that somebody else made, while a private step is a drawn batch of any size, noise
+once at its end and a line in the ledger before that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from configs.schema import UserError
+from training.batching import Batching
+from training.privacy.inspection import probe
+from training.privacy.keras_api.budget import Budget
+from training.privacy.keras_api.datasets import (
+    default_physical_size,
+    replicated,
+    require_planned_size,
+    x_as_source,
+)
+from training.privacy.keras_api.losses import labels_of, per_example_loss
+from training.privacy.keras_api.requests import (
+    refuse_callbacks,
+    refuse_compile_arguments,
+    refuse_fit_arguments,
+)
+from training.privacy.keras_api.sources import Source
+from training.privacy.keras_api.step import KerasStep
+from training.privacy.keras_api.validation import Validation
+from training.privacy.keras_api.wrapped import WrappingModel
+from training.privacy.plan import PrivacyPlan
+from training.randomness import Randomness
+
+_PROBED_EXAMPLES = 4
+
+
+class PrivacySpent(NamedTuple):
+    """What a model's training has cost so far.
+
+    Attributes:
+        epsilon: Privacy loss of all releases.
+        delta: Probability with which epsilon may fail.
+        statement: The guarantee in words, with every assumption.
+    """
+
+    epsilon: float
+    delta: float
+    statement: str
+
+
+class PrivateModel(WrappingModel):
+    """See `make_private`, which makes it."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        plan: PrivacyPlan,
+        *,
+        physical_batch_size: int | None,
+        budget: Budget,
+        seed: int | None,
+    ):
+        super().__init__(model)
+        self.plan = plan
+        self._budget, self._seed = budget, seed
+        self._physical_batch_size = physical_batch_size
+        self._randomness: Randomness | None = None
+        self._step: KerasStep | None = None
+        self._loss: Any = None
+
+    @property
+    def releases(self) -> int:
+        """Noisy gradients used so far."""
+        return self._budget.releases
+
+    def privacy_spent(self) -> PrivacySpent:
+        """Epsilon, delta and the guarantee in words, for all releases so far."""
+        text = self.plan.statement(self.releases, reproducible=self._seed is not None)
+        return PrivacySpent(self.plan.epsilon(self.releases), self.plan.delta, text)
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        run_eagerly: bool = False,
+        steps_per_execution: int = 1,
+        jit_compile: bool | str = "auto",
+        auto_scale_loss: bool = True,
+    ) -> None:
+        """As `keras.Model.compile`, for one loss.
+
+        Args:
+            optimizer: Any Keras optimizer; it sees noisy gradients only.
+            loss: A name, a `keras.losses.Loss` or a function of (y_true, y_pred); whatever its
+                reduction, each example's own loss is taken and clipped.
+            loss_weights, weighted_metrics: Refused.
+            metrics: As in Keras; on training examples they leave out padding.
+            run_eagerly: Refused.
+            steps_per_execution: Steps between two calls of batch callbacks.
+            jit_compile: As in Keras.
+            auto_scale_loss: Of no effect: gradients are clipped in float32, at no scale.
+
+        Raises:
+            UserError: For what is refused.
+        """
+        del auto_scale_loss
+        refuse_compile_arguments(
+            optimizer,
+            loss_weights=loss_weights,
+            weighted_metrics=weighted_metrics,
+            run_eagerly=run_eagerly,
+        )
+        self._loss = per_example_loss(loss)
+        self._step = None
+        with self.distribute_strategy.scope():
+            super().compile(
+                optimizer=optimizer,
+                loss=loss,
+                # With weights, so that rows of padding can weigh nothing.
+                weighted_metrics=metrics,
+                steps_per_execution=steps_per_execution,
+                jit_compile=jit_compile,
+                auto_scale_loss=False,
+            )
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int | None = None,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: Mapping[int, float] | None = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int = 1,
+    ) -> keras.callbacks.History:
+        """Trains privately. As `keras.Model.fit`, but that the plan draws the batches.
+
+        Args:
+            x: Arrays, a random-access source, or a `private_dataset`.
+            y: Labels, where `x` is arrays.
+            batch_size: None, or the plan's.
+            epochs: As in Keras; none takes all the steps that the plan still allows.
+            verbose, callbacks, validation_data, initial_epoch: As in Keras. Callbacks may monitor
+                validation only.
+            validation_split, shuffle: At their defaults; anything else is refused.
+            class_weight: Public weight of each class.
+            sample_weight: (n,), each depending on its own example alone.
+            steps_per_epoch: Steps of an epoch; none takes N / expected batch size, rounded up.
+            validation_steps, validation_batch_size, validation_freq: As in Keras.
+
+        Returns:
+            The `History` callback.
+
+        Raises:
+            UserError: If the data or a request does not fit the plan, the loss couples examples,
+                the model cannot be private, or the budget does not last.
+        """
+        if self._loss is None:
+            raise UserError("fit: expected compile(optimizer, loss) to be called first.")
+        refuse_fit_arguments(
+            self.plan, batch_size=batch_size, validation_split=validation_split, shuffle=shuffle
+        )
+        per_epoch = steps_per_epoch or math.ceil(self.plan.num_examples / self.plan.batch_size)
+        steps = self._budget.steps_for(
+            None if epochs is None else (epochs - initial_epoch) * per_epoch
+        )
+        epochs = initial_epoch + math.ceil(steps / per_epoch)
+        source = x_as_source(x, y, sample_weight, class_weight)
+        require_planned_size(self.plan, source.num_examples)
+        listed = callbacks
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            listed = keras.callbacks.CallbackList(
+                callbacks,
+                add_history=True,
+                add_progbar=verbose != 0,
+                model=self,
+                verbose=1 if verbose == "auto" else verbose,
+                epochs=epochs,
+                steps=per_epoch,
+            )
+        refuse_callbacks(listed.callbacks)
+        step = self._prepared_step(source)
+        validate = Validation(
+            self,
+            validation_data,
+            validation_steps,
+            validation_batch_size or self.plan.batch_size,
+            validation_freq,
+        )
+        batching = self._batching()
+        first = self.releases
+        batches = iter(replicated(source, batching, self.distribute_strategy, first, first + steps))
+        self.stop_training = False
+        listed.on_train_begin()
+        logs: dict[str, float] = {}
+        try:
+            for epoch in range(initial_epoch, epochs):
+                self.reset_metrics()
+                listed.on_epoch_begin(epoch)
+                done = (epoch - initial_epoch) * per_epoch
+                self._epoch(min(per_epoch, steps - done), step, batching, batches, listed)
+                logs = self._logs()
+                logs.update(validate(epoch, listed))
+                listed.on_epoch_end(epoch, logs)
+                if self.stop_training:
+                    break
+        except BaseException:
+            # Half a logical batch may wait in the sums; added to the next, its examples would
+            # count twice.
+            self._step = None
+            raise
+        step.finalize()
+        listed.on_train_end(logs)
+        return self.history
+
+    def _epoch(
+        self,
+        steps: int,
+        step: KerasStep,
+        batching: Batching,
+        batches: Iterator[Any],
+        callbacks: Any,
+    ) -> None:
+        """Takes `steps` steps, calling batch callbacks every `steps_per_execution`."""
+        done = 0
+        while done < steps and not self.stop_training:
+            stride = min(self.steps_per_execution, steps - done)
+            callbacks.on_train_batch_begin(done)
+            for _ in range(stride):
+                self._take(step, batching, batches)
+            done += stride
+            callbacks.on_train_batch_end(done - 1, self._logs())
+
+    def _take(self, step: KerasStep, batching: Batching, batches: Iterator[Any]) -> None:
+        number = self.releases
+        count = batching.count(number)
+        for _ in range(count - 1):
+            step.add(next(batches))
+        last = next(batches)
+        draws = step.draws(number, self._root())
+        # Before the noisy gradient exists: a crash here leaves budget spent, never lost.
+        self._budget.spend(self._root().fingerprint)
+        step.finish(last, draws, accumulated=count > 1)
+
+    def _logs(self) -> dict[str, float]:
+        return {name: float(value) for name, value in self.get_metrics_result().items()}
+
+    def _batching(self) -> Batching:
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        size = default_physical_size(self.plan, replicas=replicas, size=self._physical_batch_size)
+        return Batching(self.plan.sampler(self._root()), size, replicas)
+
+    def _root(self) -> Randomness:
+        if self._randomness is None:
+            raise RuntimeError("The root of a private model's randomness is set by its first fit.")
+        return self._randomness
+
+    def _prepared_step(self, source: Source) -> KerasStep:
+        """The traced step; refuses a model or loss that cannot be private before it is run."""
+        if self._randomness is None:
+            context = "" if self._seed is None else self._context(source)
+            self._randomness = Randomness.from_seed(self._seed, context)
+        if self._step is not None:
+            return self._step
+        few = tf.nest.map_structure(
+            tf.convert_to_tensor,
+            source.read(np.arange(min(_PROBED_EXAMPLES, source.num_examples))),
+        )
+        strategy = self.distribute_strategy
+        if not self.inner.built:
+            with strategy.scope():
+                self.inner(few["inputs"])
+            self.built = True
+        if not self.inner.trainable_variables:
+            raise UserError("model: has no trainable weight. Set trainable = True where it learns.")
+        probe(self.inner, self._loss, few)
+        if strategy.num_replicas_in_sync > 1:
+            # Builds the metrics outside the replicas, which must not make variables.
+            self.test_on_batch(few["inputs"], labels_of(few["labels"]))
+            self.reset_metrics()
+        step = KerasStep(
+            self.inner,
+            self._loss,
+            self.optimizer,
+            strategy,
+            metrics_of=self,
+            plan=self.plan,
+            accumulates=True,
+            jit_compile=bool(self.jit_compile),
+        )
+        step.trace(replicated(source, self._batching(), strategy, 0, 0).element_spec)
+        self._step = step
+        return step
+
+    def _context(self, source: Source) -> str:
+        """What, beside the seed, names the random streams: runs that differ in it share none."""
+        weights = hashlib.blake2b(digest_size=16)
+        for value in self.inner.get_weights() if self.inner.built else ():
+            weights.update(value.tobytes())
+        parts = [
+            self.plan.to_dict(),
+            type(self.optimizer).__name__,
+            {k: v for k, v in self.optimizer.get_config().items() if k != "name"},
+            weights.hexdigest(),
+            source.digest(),
+            self._physical_batch_size,
+        ]
+        return json.dumps(parts, sort_keys=True, default=str)

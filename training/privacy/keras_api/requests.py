@@ -1,0 +1,80 @@
+"""What `compile` and `fit` may not be asked for, because epsilon would not cover it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+
+from configs.schema import UserError
+from training.privacy.plan import PrivacyPlan
+
+
+def refuse_compile_arguments(
+    optimizer: Any, *, loss_weights: Any, weighted_metrics: Any, run_eagerly: bool
+) -> None:
+    """Refuses what private training cannot carry out.
+
+    Raises:
+        UserError: Names the argument and what to do.
+    """
+    if loss_weights is not None:
+        raise UserError(
+            "compile(loss_weights=...): a private model has one loss; scale it instead."
+        )
+    if weighted_metrics is not None:
+        raise UserError(
+            "compile(weighted_metrics=...): expected none. Name them in metrics, where padding is "
+            "left out."
+        )
+    if run_eagerly:
+        raise UserError(
+            "compile(run_eagerly=True): expected False; the private step is traced, because what "
+            "layers do to a batch is read off the graph."
+        )
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        raise UserError(
+            "compile(optimizer=LossScaleOptimizer): expected the optimizer inside it; clipped "
+            "gradients come in float32 and at no scale."
+        )
+
+
+def refuse_fit_arguments(
+    plan: PrivacyPlan, *, batch_size: int | None, validation_split: float, shuffle: Any
+) -> None:
+    """Refuses arguments that would train otherwise than planned.
+
+    Raises:
+        UserError: Names the argument and what to do.
+    """
+    if batch_size not in (None, plan.batch_size):
+        raise UserError(
+            f"fit(batch_size={batch_size}): expected none, or the plan's {plan.batch_size}, for "
+            "which epsilon was computed. physical_batch_size of make_private bounds memory."
+        )
+    if validation_split:
+        raise UserError(
+            f"fit(validation_split={validation_split}): expected 0, because it would take examples "
+            "away from those the plan was made for. Split first, make the plan for what is left, "
+            "and give validation_data."
+        )
+    if shuffle is not True:
+        raise UserError(f"fit(shuffle={shuffle}): expected True; the plan draws the batches.")
+
+
+def refuse_callbacks(callbacks: Iterable[Any]) -> None:
+    """Refuses callbacks that act on bare measurements of training examples.
+
+    Raises:
+        UserError: Names the callback.
+    """
+    for callback in callbacks:
+        name = type(callback).__name__
+        monitored = getattr(callback, "monitor", "loss" if name == "TerminateOnNaN" else None)
+        if monitored is None or monitored == "epsilon" or monitored.startswith("val_"):
+            continue
+        raise UserError(
+            f"fit(callbacks=[{name}]): expected one that monitors validation (val_...). Received: "
+            f"{monitored!r}, a measurement of training examples; acting on it would void epsilon."
+        )
