@@ -86,6 +86,11 @@ class RunDirectory:
         return self.root / "privacy.txt"
 
     @property
+    def noise_root(self) -> Path:
+        """The root of a run that needs one, while it trains; secret (`training.one_root`)."""
+        return self.root / "noise_root"
+
+    @property
     def export(self) -> Path:
         return self.root / "export"
 

@@ -19,10 +19,16 @@ from tensorflow_privacy.privacy.dp_query.quantile_adaptive_clip_sum_query import
 from tensorflow_privacy.privacy.dp_query.quantile_estimator_query import (  # noqa: E402
     QuantileEstimatorQuery,
 )
+from tensorflow_privacy.privacy.dp_query.tree_aggregation import (  # noqa: E402
+    TreeAggregator,
+    ValueGenerator,
+)
 
 __all__ = [
     "GaussianSumQuery",
     "NormalizedQuery",
     "QuantileAdaptiveClipSumQuery",
     "QuantileEstimatorQuery",
+    "TreeAggregator",
+    "ValueGenerator",
 ]
