@@ -26,7 +26,7 @@ def add_lora(layers: Iterable[Any], *, rank: int, alpha: float) -> list[keras.Va
     """Gives every layer a trainable low-rank change of its kernel, zero at the start.
 
     Args:
-        layers: Built layers with `enable_lora`: Dense, EinsumDense or convolutions.
+        layers: Built layers with `enable_lora` and a bias: Dense, EinsumDense or convolutions.
         rank: Columns of A and rows of B.
         alpha: The change is `alpha / rank` times A B.
 
@@ -35,8 +35,9 @@ def add_lora(layers: Iterable[Any], *, rank: int, alpha: float) -> list[keras.Va
     """
     added = []
     for layer in layers:
-        # Every axis but the last is contracted with A, or left to it (heads).
-        inputs = math.prod(layer.kernel.shape[:-1])
+        # What one output sums over, so that x A has the size of x. A per-head kernel's heads are
+        # outputs, though they are not its last axis; only the bias tells.
+        inputs = math.prod(layer.kernel.shape) // math.prod(layer.bias.shape)
         layer.enable_lora(
             rank,
             lora_alpha=alpha,
