@@ -21,6 +21,8 @@ from typing import IO
 
 from configs.schema import SettingError, UserError, require
 
+OPTION = "--local-workers"
+
 # How long workers may take to save and leave once one of them has ended badly.
 _GRACE_S = 20.0
 
@@ -36,10 +38,10 @@ def run_workers(argv: Sequence[str], count: int) -> int:
     Raises:
         UserError: If this process is itself a worker, or `count` makes no sense.
     """
-    require(count >= 1, "--local-workers", count, "a whole number >= 1")
+    require(count >= 1, OPTION, count, "a whole number >= 1")
     if os.environ.get("TF_CONFIG"):
         raise SettingError(
-            "--local-workers", count, "TF_CONFIG to be unset: it already names this worker's peers"
+            OPTION, count, "TF_CONFIG to be unset: it already names this worker's peers"
         )
     addresses = [f"127.0.0.1:{port}" for port in _free_ports(count)]
     with ExitStack() as stack:
@@ -80,8 +82,17 @@ def _start(
         "TF_NUM_INTRAOP_THREADS": os.environ.get("TF_NUM_INTRAOP_THREADS", str(threads)),
     }
     quiet = {} if index == 0 else {"stdout": subprocess.DEVNULL, "stderr": words}
-    command = [sys.executable, "-m", "scripts.cli", *argv]
-    return subprocess.Popen(command, env=environment, **quiet)  # type: ignore[call-overload,no-any-return]
+    command = [sys.executable, "-m", "scripts.cli", *_without_option(argv)]
+    return subprocess.Popen(command, env=environment, **quiet)  # type: ignore[call-overload]
+
+
+def _without_option(argv: Sequence[str]) -> list[str]:
+    """The arguments of one worker: those of all, but for `--local-workers`."""
+    kept = [word for word in argv if not word.startswith(f"{OPTION}=")]
+    if OPTION in kept:
+        at = kept.index(OPTION)
+        del kept[at : at + 2]
+    return kept
 
 
 def _wait(workers: Sequence[subprocess.Popen[bytes]], words: Sequence[IO[bytes]]) -> int:

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from configs.schema import Recipe, SettingError, require
+from configs.schema import Recipe, SettingError, UserError, require
 from scripts.arguments import parse_recipe, publishable, recipe_parser, recipe_text
 from scripts.command import BEGAN, run_command, start_tensorflow
+from scripts.local_workers import run_workers
 
 if TYPE_CHECKING:
     import keras
@@ -34,7 +35,15 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--run", type=str, default=None, help="Run directory; none is runs/NAME-OF-THE-RECIPE."
     )
+    parser.add_argument(
+        "--local-workers", type=int, default=None, help="Train as this many processes, joined."
+    )
     arguments = parse_recipe(parser, argv)
+    if arguments.options.local_workers is not None:
+        code = run_workers(["train", *argv], arguments.options.local_workers)
+        if code:
+            sys.exit(code)
+        return
     root = arguments.options.run or f"runs/{arguments.name}"
     train(arguments.recipe, root, debug=arguments.options.debug)
 
@@ -64,11 +73,17 @@ def _train(recipe: Recipe, run: RunDirectory, lock: RunLock) -> None:
     from training.session import open_session
     from training.step_clock import StepClock
 
-    session = open_session(recipe)
+    session = open_session(recipe, run)
     _require_measurable(session)
     refuse_other_data(run, session.dataset)
-    ledger = Ledger(run.ledger, session.plan) if session.plan is not None else None
+    workers = session.workers
+    ledger = None
+    if session.plan is not None:
+        ledger = Ledger(run.ledger, session.plan, writes=workers.is_chief)
     loop = session.loop(run, _callbacks(session, run, ledger), ledger)
+    if not workers.is_chief:
+        _follow(loop)
+        return
     if recipe.training.profile:
         loop.clock = StepClock(trace_into=run.logs)
     # Whatever can be refused has been refused: from here on there is a run.
@@ -83,7 +98,7 @@ def _train(recipe: Recipe, run: RunDirectory, lock: RunLock) -> None:
     seconds = {"setup": time.monotonic() - started}
 
     started = time.monotonic()
-    loop.run()
+    _run(loop)
     seconds["training"] = time.monotonic() - started
 
     started = time.monotonic()
@@ -92,9 +107,16 @@ def _train(recipe: Recipe, run: RunDirectory, lock: RunLock) -> None:
     test = data.batches_in_order(
         data.prepare(session.dataset.test, built.preprocess), recipe.evaluation.batch_size
     )
-    predictions = evaluation.predict_batches(built.model, test, session.dataset.info, "test")
+    predictions = evaluation.with_soft_groups(
+        evaluation.predict_batches(built.model, test, session.dataset.info, "test"),
+        recipe.evaluation,
+    )
+    answer = evaluation.answer_raw(built.model, built.preprocess, recipe.evaluation.batch_size)
+    changed = evaluation.measure_counterfactuals(answer, session.dataset.test, recipe.evaluation)
     privacy = describe_privacy(ledger, reproducible=session.randomness.reproducible)
-    measured = evaluation.evaluate(predictions, recipe.evaluation, privacy=privacy)
+    measured = evaluation.evaluate(
+        predictions, recipe.evaluation, privacy=privacy, counterfactual=changed
+    )
     seconds["evaluation"] = time.monotonic() - started
 
     started = time.monotonic()
@@ -109,6 +131,33 @@ def _train(recipe: Recipe, run: RunDirectory, lock: RunLock) -> None:
         print(f"Of its time, a step waited {loop.clock.input_wait_share:.1%} for input.")
     if loop.out_of_budget:
         print("Training stopped before its last step: one more release would exceed epsilon.")
+    workers.from_chief(None)  # only now may the others leave
+
+
+def _follow(loop: Loop) -> None:
+    """Trains as one of the workers that write nothing, and stays until the chief is done."""
+    _run(loop)
+    loop.workers.from_chief(None)
+
+
+def _run(loop: Loop) -> None:
+    """Trains.
+
+    Raises:
+        UserError: As `Loop.run`, or if another worker was lost.
+    """
+    import tensorflow as tf
+
+    try:
+        loop.run()
+    except tf.errors.OpError as error:
+        if loop.workers.count == 1:
+            raise
+        raise UserError(
+            "training: another worker was lost "
+            f"({error.message.splitlines()[0][:200]}). Start all workers again with the same "
+            "command: the run goes on from its last checkpoint."
+        ) from error
 
 
 def _require_measurable(session: Session) -> None:
@@ -144,6 +193,7 @@ def _callbacks(
 
     from data import batches_in_order
     from evaluation import FairnessCallback, PrivacyCallback
+    from training.workers import ChiefLogs
 
     settings = session.recipe
     callbacks: list[keras.callbacks.Callback] = []
@@ -162,14 +212,34 @@ def _callbacks(
                 hparams=_hparams(settings),
             )
         )
+    callbacks.append(ChiefLogs(session.workers))
     patience = settings.training.early_stopping_patience
     if patience is not None:
         callbacks.append(
             keras.callbacks.EarlyStopping("val_loss", patience=patience, restore_best_weights=True)
         )
-    return callbacks + [
+    callbacks += [
         _callback(name, options, settings) for name, options in settings.training.callbacks.items()
     ]
+    return callbacks if session.workers.is_chief else _followers(callbacks)
+
+
+def _followers(callbacks: list[keras.callbacks.Callback]) -> list[keras.callbacks.Callback]:
+    """The callbacks of a worker that writes nothing: the same places, but those that write idle."""
+    import keras
+
+    from evaluation import FairnessCallback, PrivacyCallback
+
+    writing = (
+        FairnessCallback,
+        PrivacyCallback,
+        keras.callbacks.BackupAndRestore,
+        keras.callbacks.CSVLogger,
+        keras.callbacks.ModelCheckpoint,
+        keras.callbacks.RemoteMonitor,
+        keras.callbacks.TensorBoard,
+    )
+    return [keras.callbacks.Callback() if isinstance(c, writing) else c for c in callbacks]
 
 
 def _callback(name: str, options: dict[str, Any], recipe: Recipe) -> keras.callbacks.Callback:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,11 +23,13 @@ from training.batching import Batching
 from training.callback_state import CallbackState
 from training.checkpoints import Checkpoints, Position
 from training.interruption import Interruption, Stopped
+from training.one_root import OneRoot
 from training.privacy.ledger import Ledger
 from training.randomness import Randomness
 from training.step_clock import StepClock
 from training.steps import StepTotals, TrainingStep
 from training.volatile_state import VolatileState
+from training.workers import Workers
 
 # (first step, last step) -> an iterator over physical batches.
 Feed = Callable[[int, int], Iterator[Any]]
@@ -63,10 +66,12 @@ class Loop:
         checkpoints: Where the run is saved.
         ledger: Records every noisy release; None without privacy.
         release_identity: Equal for two runs of a step only if they release the same sum.
+        one_root: Of a run that may not draw a step anew; None for others.
         callbacks: Keras callbacks, in the order they are called.
         checkpoint_every: Steps between checkpoints; None for each epoch's end.
         verbose: 1 shows the progress bar.
         clock: Times the steps.
+        workers: The processes of the run; the chief's saves and records.
         steps_taken: Optimizer steps that `run` has taken.
         out_of_budget: Whether `run` stopped because one more release would exceed epsilon.
     """
@@ -80,10 +85,12 @@ class Loop:
     checkpoints: Checkpoints
     ledger: Ledger | None = None
     release_identity: str = ""
+    one_root: OneRoot | None = None
     callbacks: Sequence[keras.callbacks.Callback] = ()
     checkpoint_every: int | None = None
     verbose: int = 1
     clock: StepClock = field(default_factory=StepClock)
+    workers: Workers = field(default_factory=Workers)
     steps_taken: int = 0
     out_of_budget: bool = False
     _interruption: Interruption = field(default_factory=Interruption)
@@ -106,10 +113,24 @@ class Loop:
         if self._started:
             raise RuntimeError("A loop runs once: its weights and sums are no longer the start's.")
         self._started = True
-        position = self.checkpoints.restore() or Position(0)
+        restored = self.checkpoints.restore()
+        position = restored or Position(0)
+        # Before anything is written: all have read by now.
+        self.workers.require_same(
+            [position.step, None if self.ledger is None else self.ledger.releases],
+            "the checkpoint and the ledger to go on from",
+        )
         self._require_past(position)
         if position.complete:
+            self._forget_root()
             return position.step
+        if self.one_root is not None and self.ledger is not None:
+            self.one_root.refuse_other(self.ledger, self.release_identity)
+            self.one_root.keep()
+            if restored is None:
+                # A first step that is run again must begin from the same weights.
+                self._save(0)
+        self.step.recall(position.step, self.randomness)
         with self._interruption:
             try:
                 return self._from(position)
@@ -136,6 +157,7 @@ class Loop:
         self.step.finalize()
         callbacks.on_train_end(self._logs())
         self._save(done, complete=True)
+        self._forget_root()
         if number := self._interruption.requested:
             raise Stopped(number, done)
         return done
@@ -161,19 +183,19 @@ class Loop:
             self.steps_taken += 1
             if done == last:
                 break
-            if number := self._interruption.requested:
-                self._save(done)
-                raise Stopped(number, done)
+            if self._asked_to_stop():
+                self._save_and_stop(done)
             if self.checkpoint_every and done % self.checkpoint_every == 0:
                 self._save(done)
         # An epoch whose every example was passed over trained on noise alone.
         examples = self._totals["examples"]
         self._require_finite(examples == 0 or self._totals["non_finite"] < examples)
         callbacks.on_epoch_end(epoch, self._logs())
+        self.model.stop_training = self.workers.any(self.model.stop_training)
         if done < self.length.steps and not self.model.stop_training:
+            if self._asked_to_stop():
+                self._save_and_stop(done)
             self._save(done)
-            if number := self._interruption.requested:
-                raise Stopped(number, done)
         return done
 
     def _require_past(self, position: Position) -> None:
@@ -191,8 +213,14 @@ class Loop:
                 position.step,
                 "with the recipe's seed the same steps release the same again, at no further cost."
                 if self.randomness.reproducible
+                else "the run's root is kept, so the same steps release the same again."
+                if self.one_root is not None
                 else "the steps draw anew and count again.",
             )
+
+    def _forget_root(self) -> None:
+        if self.one_root is not None:
+            self.one_root.remove()
 
     def _within_budget(self, step: int) -> bool:
         if self.ledger is None or self.ledger.allows(step, self.release_identity):
@@ -258,11 +286,21 @@ class Loop:
         }
         if self._totals["non_finite"]:
             logs["non_finite_examples"] = self._totals["non_finite"]
-        return logs
+        return {**logs, **self.step.released()}
+
+    def _asked_to_stop(self) -> bool:
+        """Whether any worker was; all of them then stop after the same step."""
+        return self.workers.any(self._interruption.requested is not None)
+
+    def _save_and_stop(self, done: int) -> None:
+        self._save(done)
+        raise Stopped(self._interruption.requested or signal.SIGTERM, done)
 
     def _save(self, done: int, *, complete: bool = False) -> None:
         # A private step passes over non-finite examples; its weights, which ε covers, tell.
         self._require_finite(self.step.weights_are_finite())
+        if not self.workers.is_chief:
+            return
         self.checkpoints.save(
             Position(
                 done,

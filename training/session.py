@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -18,7 +19,7 @@ import tensorflow as tf
 
 import data
 import models
-from configs.schema import Recipe, SettingError, TrainingSettings
+from configs.schema import Recipe, SettingError, TrainingSettings, UserError
 from data import Dataset, PreparedSplit
 from models import BuiltModel
 from training.batching import Batching, ShuffledSampler
@@ -27,6 +28,7 @@ from training.feeding import ReplicaFeed
 from training.frozen_features import fits_in_memory, through_prefix
 from training.loop import Length, Loop
 from training.losses import cross_entropy
+from training.one_root import OneRoot, kept_root
 from training.optimizers import build_optimizer
 from training.privacy.inspection import probe, problems_of
 from training.privacy.ledger import Ledger
@@ -168,12 +170,16 @@ class Session:
             batching=batching,
             feed=feed,
             randomness=self.randomness,
-            checkpoints=Checkpoints(run.checkpoints, model, optimizer, settings.keep_checkpoints),
+            checkpoints=Checkpoints(
+                run.checkpoints, model, optimizer, settings.keep_checkpoints, step.state
+            ),
             ledger=ledger,
             release_identity=self._release_identity(size, replicas),
+            one_root=self._one_root(run),
             callbacks=callbacks,
             checkpoint_every=settings.checkpoint_every,
-            verbose=verbose,
+            verbose=verbose if self.workers.is_chief else 0,
+            workers=self.workers,
         )
 
     def _release_identity(self, size: int, replicas: int) -> str:
@@ -181,6 +187,19 @@ class Session:
         files = sorted(self.dataset.info.provenance.sha256.items())
         parts = [self.randomness.fingerprint, size, replicas, self.length.steps, files]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+    def _one_root(self, run: RunDirectory) -> OneRoot | None:
+        if self.plan is None or not self.plan.needs_one_root:
+            return None
+        if self.randomness.reproducible or not self.workers.is_chief:
+            return OneRoot(self.randomness)
+        if not isinstance(run.noise_root, Path):
+            raise UserError(
+                f"{run.root}: the root of noise that steps share (privacy.mechanism.method: "
+                f"{self.plan.mechanism.method}) is kept with the run, and only a disk can keep it "
+                "from other readers. Name a run directory on a disk, or set training.seed."
+            )
+        return OneRoot(self.randomness, run.noise_root)
 
     def _step(self, *, accumulates: bool) -> tuple[keras.optimizers.Optimizer, TrainingStep]:
         settings = self.recipe.training
@@ -230,10 +249,13 @@ def _randomness_context(recipe: Recipe) -> str:
     return json.dumps(decisive, sort_keys=True)
 
 
-def _shared_randomness(recipe: Recipe, workers: Workers) -> Randomness:
+def _shared_randomness(recipe: Recipe, workers: Workers, run: RunDirectory | None) -> Randomness:
     """One root for all workers: they must draw the same batches and the same noise."""
     own = Randomness.from_seed(recipe.training.seed, _randomness_context(recipe))
-    return replace(own, root=workers.from_chief(own.root))
+    kept = None
+    if run is not None and recipe.training.seed is None:
+        kept = kept_root(run.noise_root)
+    return replace(own, root=workers.from_chief(own.root if kept is None else kept))
 
 
 def _look_over(
@@ -245,8 +267,12 @@ def _look_over(
     probe(built.model, loss, next(iter(data.batches_in_order(examples, _PROBED_EXAMPLES))))
 
 
-def open_session(recipe: Recipe) -> Session:
+def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
     """Loads the data, builds the model and the plan; writes nothing.
+
+    Args:
+        recipe: What decides the run.
+        run: Where it may have been begun before; none for a new one.
 
     Raises:
         UserError: For whatever in the recipe cannot be carried out.
@@ -258,7 +284,7 @@ def open_session(recipe: Recipe) -> Session:
         tf.config.experimental.enable_op_determinism()
     strategy = resolve_strategy(settings.strategy)
     workers = Workers(strategy)
-    randomness = _shared_randomness(recipe, workers)
+    randomness = _shared_randomness(recipe, workers, run)
     keras.config.set_dtype_policy(settings.precision)
     dataset = data.load(recipe.data)
     files = sorted(dataset.info.provenance.sha256.items())
@@ -275,6 +301,9 @@ def open_session(recipe: Recipe) -> Session:
             batch_size=settings.batch_size,
             steps=length.steps,
         )
+        if plan.needs_one_root:
+            # A step that is run again must release the same to the last bit.
+            tf.config.experimental.enable_op_determinism()
     with strategy.scope():
         built = build_model(recipe, dataset)
     train = data.prepare(dataset.train, built.preprocess)

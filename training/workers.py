@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -34,7 +34,7 @@ class Workers:
         strategy: Where the run is spread.
     """
 
-    strategy: tf.distribute.Strategy
+    strategy: tf.distribute.Strategy = field(default_factory=tf.distribute.get_strategy)
 
     @property
     def count(self) -> int:

@@ -51,14 +51,17 @@ class Ledger:
     Args:
         path: The ledger file; created by the first release if absent.
         plan: The plan every release falls under.
+        writes: Whether releases go to the file. One of several workers writes them; the others
+            read the file when they start and count along.
 
     Raises:
         UserError: If the file is damaged or was written under another plan.
     """
 
-    def __init__(self, path: Path, plan: PrivacyPlan):
+    def __init__(self, path: Path, plan: PrivacyPlan, *, writes: bool = True):
         self._path = path
         self._plan = plan
+        self._writes = writes
         # In the order of their lines, which Python's dictionaries keep.
         self._releases: dict[Release, None] = {}
         # Of every whole line, the header's first.
@@ -153,10 +156,11 @@ class Ledger:
         release = Release(step, randomness)
         if release in self._releases:
             return
-        self.begin()
-        if self._cut:
-            self._count_what_was_cut()
-        self._append(release)
+        if self._writes:
+            self.begin()
+            if self._cut:
+                self._count_what_was_cut()
+            self._append(release)
         self._releases[release] = None
 
     def begin(self) -> None:
@@ -165,7 +169,7 @@ class Ledger:
         Raises:
             UserError: If it cannot be written.
         """
-        if self._checks:
+        if self._checks or not self._writes:
             return
         header = {
             "ledger": _VERSION,
