@@ -40,6 +40,7 @@ from training.privacy.clip_methods import ClipMethod, FlatClipping, Grouping
 from training.privacy.clip_methods.base import hard_factors
 from training.privacy.gradients import PerExampleGradient, merge
 from training.privacy.half_precision import Scaled, loss_scale
+from training.privacy.norms import norms_of, within_memory
 from training.privacy.records import by_record
 from training.privacy.taps import Sites, Tap, find_sites, tapped_forward
 
@@ -108,6 +109,7 @@ def per_example_gradients(
     mask: tf.Tensor,
     sites: Sites,
     rows_per_record: int = 1,
+    memory_bytes: float | None = None,
 ) -> tuple[dict[int, PerExampleGradient], tf.Tensor, tf.Tensor]:
     """Factored gradients of every trainable variable for every record.
 
@@ -143,13 +145,18 @@ def per_example_gradients(
         for variable, gradient in _gradients_at(tap, gradients):
             uses[id(variable)].append(gradient)
 
-    def finished(gradient: PerExampleGradient) -> PerExampleGradient:
-        if rows_per_record > 1:
-            # Before the rows are added up: a padding row may hold anything, a record's others not.
-            gradient = by_record(gradient.zeroed_where(~mask), rows_per_record)
-        return gradient if scale == 1.0 else Scaled(gradient, 1.0 / scale)
+    def of_records(gradient: PerExampleGradient) -> PerExampleGradient:
+        if rows_per_record == 1:
+            return gradient
+        # Before the rows are added up: a padding row may hold anything, a record's others not.
+        return by_record(gradient.zeroed_where(~mask), rows_per_record)
 
-    return {key: finished(merge(parts)) for key, parts in uses.items()}, losses, logits
+    found = within_memory(
+        {key: of_records(merge(parts)) for key, parts in uses.items()}, memory_bytes
+    )
+    if scale != 1.0:
+        found = {key: Scaled(gradient, 1.0 / scale) for key, gradient in found.items()}
+    return found, losses, logits
 
 
 def _gradients_at(tap: Tap, gradients: list[tf.Tensor | None]) -> list:
@@ -170,6 +177,7 @@ def clipped_gradient_sum(
     sites: Sites | None = None,
     *,
     rows_per_record: int = 1,
+    memory_bytes: float | None = None,
 ) -> ClippedSum:
     """Sum over a batch of per-example gradients, each clipped.
 
@@ -182,6 +190,8 @@ def clipped_gradient_sum(
         sites: From `find_sites(model)`, to save finding them at every trace.
         rows_per_record: Rows that belong to one record (a person with several examples) and are
             bounded together: rows 0 to k-1 are the first record, masked where it has fewer.
+        memory_bytes: Most that gradients kept between norm and sum may take; none as in
+            `training.privacy.norms.within_memory`. It trades time for memory, nothing else.
 
     Raises:
         UserError: If the model mixes examples or cannot be tapped; names layer and remedy.
@@ -193,7 +203,7 @@ def clipped_gradient_sum(
     grouping = method.grouping([v.path for v in variables])
     mask = batch["mask"]
     found, losses, logits = per_example_gradients(
-        model, loss, batch["inputs"], batch["labels"], mask, sites, rows_per_record
+        model, loss, batch["inputs"], batch["labels"], mask, sites, rows_per_record, memory_bytes
     )
     real = tf.reduce_any(tf.reshape(mask, [-1, rows_per_record]), axis=1)
     squared = _squared_norms(found, variables, grouping, tf.zeros_like(real, tf.float32))
@@ -252,8 +262,10 @@ def _squared_norms(
     nothing: tf.Tensor,
 ) -> tf.Tensor:
     """Squared norms of every record's gradient in every group, float32 (records, groups)."""
+    reached = [id(v) for v in variables if id(v) in found]
+    norms = dict(zip(reached, norms_of([found[key] for key in reached]), strict=True))
     of_groups: list[list[tf.Tensor]] = [[] for _ in grouping.shares]
     for variable, group in zip(variables, grouping.group_of, strict=True):
-        if id(variable) in found:
-            of_groups[group].append(found[id(variable)].squared_norms())
-    return tf.stack([tf.add_n(norms or [nothing]) for norms in of_groups], axis=1)
+        if id(variable) in norms:
+            of_groups[group].append(norms[id(variable)])
+    return tf.stack([tf.add_n(terms or [nothing]) for terms in of_groups], axis=1)

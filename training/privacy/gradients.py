@@ -21,28 +21,14 @@ All norms are computed in float32 whatever the layer's dtype.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
-from typing import Protocol
 
 import tensorflow as tf
 
-# A squared norm this far below what its terms could add up to may be mostly rounding error.
-_CANCELLATION = 1e-3
-
-
-class PerExampleGradient(Protocol):
-    """The gradient of one variable for every example of a batch."""
-
-    def squared_norms(self) -> tf.Tensor: ...
-
-    def weighted_sum(self, weights: tf.Tensor) -> tf.Tensor: ...
-
-    def instantiate(self) -> tf.Tensor: ...
-
-    def zeroed_where(self, bad: tf.Tensor) -> PerExampleGradient:
-        """The same, with the examples where `bad`, bool (batch,), replaced by exact zeros."""
-        ...
+from training.privacy.cost_model import Form, MatrixWork, fastest
+from training.privacy.norms import CANCELLATION, ghost_norms, norms_of, row_sums
+from training.privacy.norms import PerExampleGradient as PerExampleGradient
 
 
 def scale_rows(x: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
@@ -55,10 +41,6 @@ def zero_rows(x: tf.Tensor, bad: tf.Tensor) -> tf.Tensor:
     """Replaces the rows of `x` (batch, ...) where `bad` by zeros, whatever they held."""
     shape = [-1] + [1] * (x.shape.rank - 1)
     return tf.where(tf.reshape(bad, shape), tf.zeros([], x.dtype), x)
-
-
-def _row_sums(x: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_sum(x, axis=list(range(1, x.shape.rank)))
 
 
 @dataclass(frozen=True)
@@ -100,54 +82,63 @@ class OuterProducts:
         inputs: (batch, time, d).
         output_gradients: (batch, time, p).
         layout: How the (d, p) matrix becomes the variable.
+        form: How it is clipped; none for the fastest.
     """
 
     inputs: tf.Tensor
     output_gradients: tf.Tensor
     layout: MatrixLayout
+    form: Form | None = None
 
     @property
-    def prefers_ghost(self) -> bool:
-        """Whether two Gram matrices cost fewer multiplications than the gradient itself."""
-        _, time, rows = self.inputs.shape
-        columns = self.output_gradients.shape[-1]
-        return time * (rows + columns) <= rows * columns
+    def work(self) -> MatrixWork:
+        batch, time, rows = self.inputs.shape
+        return MatrixWork(batch, time, rows, self.output_gradients.shape[-1])
 
-    @cached_property
-    def _matrices(self) -> tf.Tensor:
+    @property
+    def chosen_form(self) -> Form:
+        return self.form or fastest(self.work)
+
+    def with_form(self, form: Form) -> OuterProducts:
+        return replace(self, form=form)
+
+    def _instantiated(self) -> tf.Tensor:
         """Every example's gradient as a matrix, float32 (batch, d, p)."""
         inputs = tf.cast(self.inputs, tf.float32)
         gradients = tf.cast(self.output_gradients, tf.float32)
         return tf.matmul(inputs, gradients, transpose_a=True)
 
-    def squared_norms(self) -> tf.Tensor:
-        if not self.prefers_ghost:
-            return _row_sums(tf.square(self._matrices))
+    @cached_property
+    def _kept(self) -> tf.Tensor:
+        """The same, for the norm and again for the sum."""
+        return self._instantiated()
+
+    def quick_squared_norms(self) -> tuple[tf.Tensor, tf.Tensor | None]:
+        if self.chosen_form is not Form.GHOST:
+            return self.exact_squared_norms(), None
         inputs = tf.cast(self.inputs, tf.float32)
         gradients = tf.cast(self.output_gradients, tf.float32)
-        if self.inputs.shape[1] == 1:
-            return _row_sums(tf.square(inputs)) * _row_sums(tf.square(gradients))
+        if self.work.time == 1:
+            return row_sums(tf.square(inputs)) * row_sums(tf.square(gradients)), None
         # Layers with a common input (query, key and value) share its Gram matrix: the graph
         # optimizer merges equal operations.
-        grams = tf.matmul(inputs, inputs, transpose_b=True)  # (batch, time, time)
-        output_grams = tf.matmul(gradients, gradients, transpose_b=True)
-        ghost = _row_sums(grams * output_grams)
-        lengths = tf.linalg.diag_part(grams) * tf.linalg.diag_part(output_grams)  # (batch, time)
-        largest = tf.square(_row_sums(tf.sqrt(tf.maximum(lengths, 0.0))))
-        # Terms of both signs that nearly cancel leave rounding errors in place of the norm, and
-        # an example that looks small would not be clipped. Those batches, rare ones, take the
-        # norm of the gradients themselves, whose rounding is that of the sum that is released.
-        return tf.cond(
-            tf.reduce_any(ghost < _CANCELLATION * largest),
-            lambda: _row_sums(tf.square(tf.matmul(inputs, gradients, transpose_a=True))),
-            lambda: ghost,
+        return ghost_norms(
+            tf.matmul(inputs, inputs, transpose_b=True),
+            tf.matmul(gradients, gradients, transpose_b=True),
         )
+
+    def exact_squared_norms(self) -> tf.Tensor:
+        kept = self.chosen_form is Form.INSTANTIATE
+        return row_sums(tf.square(self._kept if kept else self._instantiated()))
+
+    def squared_norms(self) -> tf.Tensor:
+        return norms_of([self])[0]
 
     def weighted_sum(self, weights: tf.Tensor) -> tf.Tensor:
         rows, columns = self.inputs.shape[-1], self.output_gradients.shape[-1]
-        if not self.prefers_ghost:
+        if self.chosen_form is Form.INSTANTIATE:
             # The norm needed the gradients themselves; adding them up is all that is left.
-            flat = tf.reshape(self._matrices, [-1, rows * columns])
+            flat = tf.reshape(self._kept, [-1, rows * columns])
             total = tf.linalg.matvec(flat, weights, transpose_a=True)
             return self.layout.arrange(tf.reshape(total, [rows, columns]))
         # One ordinary matrix product over batch and time, the clip factors inside the smaller
@@ -164,11 +155,13 @@ class OuterProducts:
         return self.layout.arrange(total)
 
     def instantiate(self) -> tf.Tensor:
-        return self.layout.arrange(self._matrices)
+        return self.layout.arrange(self._instantiated())
 
     def zeroed_where(self, bad: tf.Tensor) -> OuterProducts:
-        return OuterProducts(
-            zero_rows(self.inputs, bad), zero_rows(self.output_gradients, bad), self.layout
+        return replace(
+            self,
+            inputs=zero_rows(self.inputs, bad),
+            output_gradients=zero_rows(self.output_gradients, bad),
         )
 
 
@@ -232,7 +225,7 @@ class Instantiated:
         return tf.pad(x, [(0, 0)] * leading + [(0, after) for after in self.padding])
 
     def squared_norms(self) -> tf.Tensor:
-        return _row_sums(tf.square(tf.cast(self.values, tf.float32)))
+        return row_sums(tf.square(tf.cast(self.values, tf.float32)))
 
     def weighted_sum(self, weights: tf.Tensor) -> tf.Tensor:
         return self._pad(tf.tensordot(weights, tf.cast(self.values, tf.float32), axes=1))
@@ -261,19 +254,23 @@ class TiedTable:
     lookup: GatheredRows
     projection: OuterProducts
 
-    def squared_norms(self) -> tf.Tensor:
+    def quick_squared_norms(self) -> tuple[tf.Tensor, tf.Tensor | None]:
         lookup_gradients = tf.cast(self.lookup.output_gradients, tf.float32)  # (b, t, d)
         inputs = tf.cast(self.projection.inputs, tf.float32)  # (b, s, d)
         outputs = tf.cast(self.projection.output_gradients, tf.float32)  # (b, s, rows)
         at_ids = tf.gather(outputs, self.lookup.ids, axis=2, batch_dims=1)  # (b, s, t)
         cross = tf.matmul(inputs, lookup_gradients, transpose_b=True) * at_ids
-        parts = self.lookup.squared_norms() + self.projection.squared_norms()
-        total = parts + 2.0 * _row_sums(cross)
-        return tf.cond(  # as in OuterProducts: where the parts cancel, the gradients themselves
-            tf.reduce_any(total < _CANCELLATION * parts),
-            lambda: _row_sums(tf.square(self.instantiate())),
-            lambda: total,
-        )
+        projected, doubt = self.projection.quick_squared_norms()
+        parts = self.lookup.squared_norms() + projected
+        total = parts + 2.0 * row_sums(cross)
+        cancels = tf.reduce_any(total < CANCELLATION * parts)
+        return total, cancels if doubt is None else cancels | doubt
+
+    def exact_squared_norms(self) -> tf.Tensor:
+        return row_sums(tf.square(self.instantiate()))
+
+    def squared_norms(self) -> tf.Tensor:
+        return norms_of([self])[0]
 
     def weighted_sum(self, weights: tf.Tensor) -> tf.Tensor:
         return self.lookup.weighted_sum(weights) + self.projection.weighted_sum(weights)
@@ -314,6 +311,8 @@ def _merge_two(first: PerExampleGradient, second: PerExampleGradient) -> PerExam
 
 def merge(parts: Sequence[PerExampleGradient]) -> PerExampleGradient:
     """Joins the gradients of all uses of one variable into that variable's gradient."""
+    if len(parts) > 1:  # convolutions join as products of their patches
+        parts = [getattr(part, "products", part) for part in parts]
     lookups: list[PerExampleGradient] = [part for part in parts if isinstance(part, GatheredRows)]
     products: list[PerExampleGradient] = [part for part in parts if isinstance(part, OuterProducts)]
     rest = [part for part in parts if not isinstance(part, (GatheredRows, OuterProducts))]

@@ -14,6 +14,7 @@ from functools import singledispatch
 
 import tensorflow as tf
 
+from training.privacy.cost_model import Form
 from training.privacy.gradients import (
     GatheredRows,
     Instantiated,
@@ -21,7 +22,7 @@ from training.privacy.gradients import (
     PerExampleGradient,
     TiedTable,
 )
-from training.privacy.rules.convolution import ConvolutionKernels
+from training.privacy.rules.convolution_kernels import ConvolutionKernels
 
 
 @dataclass(frozen=True)
@@ -113,4 +114,5 @@ def _(gradient: Instantiated, rows: int) -> PerExampleGradient:
 
 @by_record.register
 def _(gradient: ConvolutionKernels, rows: int) -> PerExampleGradient:
-    return _ConvolutionRecords(gradient, rows)
+    # Rows are never bounded alone: keeping their gradients would serve no norm.
+    return _ConvolutionRecords(gradient.with_form(Form.RECOMPUTE), rows)

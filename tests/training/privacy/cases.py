@@ -267,7 +267,7 @@ def _convolution(
 
 @st.composite
 def conv2d_otherwise(draw: st.DrawFn) -> Case:
-    """Configurations of Conv2D that the fast rule leaves to the general one."""
+    """Grouped kernels and LoRA."""
     kind = draw(st.sampled_from(["grouped", "lora", "depthwise"]))
     motion = _motion(draw, 2)
     groups = {"grouped": 2, "lora": 1, "depthwise": 4}[kind]
@@ -391,13 +391,12 @@ CASES: dict[tuple[str, str], dict[str, st.SearchStrategy[Case]]] = {
         "RMSNormalizationRule": st.just(_hub_norm("models.t5.t5_layer_norm.T5LayerNorm"))
     },
     ("keras", "Conv1D"): {
-        "GeneralConvolutionRule": _convolution(1, groups=ANY_GROUPS, lora=True, causal=True)
+        "ConvolutionRule": _convolution(1, groups=ANY_GROUPS, lora=True, causal=True)
     },
     ("keras", "Conv2D"): {
-        "Conv2DRule": _convolution(2, groups=ONE),
-        "GeneralConvolutionRule": conv2d_otherwise(),
+        "ConvolutionRule": st.one_of(_convolution(2, groups=ONE), conv2d_otherwise()),
     },
-    ("keras", "Conv3D"): {"GeneralConvolutionRule": _convolution(3, groups=ONE, lora=True)},
+    ("keras", "Conv3D"): {"ConvolutionRule": _convolution(3, groups=ONE, lora=True)},
     ("keras", "DepthwiseConv1D"): {"DepthwiseConvolutionRule": _depthwise(1)},
     ("keras", "DepthwiseConv2D"): {"DepthwiseConvolutionRule": _depthwise(2)},
     ("keras", "SeparableConv1D"): {"SeparableConvolutionRule": _separable(1)},

@@ -8,40 +8,20 @@ Source: Howard et al. 2017 (arXiv:1704.04861).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import keras
 import tensorflow as tf
 
-from training.privacy.rules.base import FusedActivationRule, Gradients, call_inputs, is_trained
-from training.privacy.rules.sliding import (
-    Window,
-    bias_gradient,
-    bias_is_along_channels,
-    channels_last,
-    kernel_gradient,
-)
+from training.privacy.rules.base import Gradients, is_trained
+from training.privacy.rules.convolution_kernels import depthwise_gradient
+from training.privacy.rules.sliding import SlidingRule
+from training.privacy.rules.window import Window
 
 
-class DepthwiseConvolutionRule(FusedActivationRule):
-    """Any padding, stride, dilation, depth multiplier and, without a bias, data format."""
+class DepthwiseConvolutionRule(SlidingRule):
+    """Any padding, stride, dilation and depth multiplier."""
 
-    def applies_to(self, layer: keras.Layer) -> bool:
-        return bias_is_along_channels(layer)
-
-    def gradients(
-        self,
-        layer: keras.Layer,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        output_gradients: list[tf.Tensor],
-    ) -> Gradients:
-        inputs = channels_last(layer, call_inputs(args, kwargs))
-        outer = channels_last(layer, output_gradients[0])
-        found = bias_gradient(layer, outer)
-        if is_trained(layer, layer.kernel):
-            shape = tuple(layer.kernel.shape)
-            gradient = kernel_gradient(Window.of(layer), inputs, outer, shape, inputs.shape[-1])
-            found.append((layer.kernel, gradient))
-        return found
+    def kernels(self, layer: keras.Layer, inputs: tf.Tensor, outer: tf.Tensor) -> Gradients:
+        if not is_trained(layer, layer.kernel):
+            return []
+        shape = tuple(layer.kernel.shape)
+        return [(layer.kernel, depthwise_gradient(Window.of(layer), inputs, outer, shape))]

@@ -5,13 +5,12 @@ from __future__ import annotations
 import keras
 
 from training.privacy.rules.base import Rule
-from training.privacy.rules.convolution import Conv2DRule
+from training.privacy.rules.convolution import ConvolutionRule
 from training.privacy.rules.dense import DenseRule
 from training.privacy.rules.depthwise_convolution import DepthwiseConvolutionRule
 from training.privacy.rules.einsum_dense import EinsumDenseRule
 from training.privacy.rules.embedding import EmbeddingRule, ReversibleEmbeddingRule
 from training.privacy.rules.fallback import FALLBACK, WholeLayerRule
-from training.privacy.rules.general_convolution import GeneralConvolutionRule
 from training.privacy.rules.normalization import (
     BatchNormalizationRule,
     GroupNormalizationRule,
@@ -41,9 +40,9 @@ RULES: dict[tuple[str, str], tuple[Rule, ...]] = {
     ("keras_hub", "LlamaLayerNorm"): (RMSNormalizationRule(),),
     ("keras_hub", "MistralLayerNormalization"): (RMSNormalizationRule(),),
     ("keras_hub", "T5LayerNorm"): (RMSNormalizationRule(),),
-    ("keras", "Conv1D"): (GeneralConvolutionRule(),),
-    ("keras", "Conv2D"): (Conv2DRule(), GeneralConvolutionRule()),
-    ("keras", "Conv3D"): (GeneralConvolutionRule(),),
+    ("keras", "Conv1D"): (ConvolutionRule(),),
+    ("keras", "Conv2D"): (ConvolutionRule(),),
+    ("keras", "Conv3D"): (ConvolutionRule(),),
     ("keras", "DepthwiseConv1D"): (DepthwiseConvolutionRule(),),
     ("keras", "DepthwiseConv2D"): (DepthwiseConvolutionRule(),),
     ("keras", "SeparableConv1D"): (SeparableConvolutionRule(),),

@@ -8,40 +8,20 @@ Source: Dumoulin & Visin 2016 (arXiv:1603.07285), section 4.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import keras
 import tensorflow as tf
 
-from training.privacy.rules.base import FusedActivationRule, Gradients, call_inputs, is_trained
-from training.privacy.rules.sliding import (
-    Window,
-    bias_gradient,
-    bias_is_along_channels,
-    channels_last,
-    kernel_gradient,
-)
+from training.privacy.rules.base import Gradients, is_trained
+from training.privacy.rules.convolution_kernels import kernel_gradient
+from training.privacy.rules.sliding import SlidingRule
+from training.privacy.rules.window import Window
 
 
-class TransposedConvolutionRule(FusedActivationRule):
-    """Any rank, padding, output padding, stride, dilation and, without a bias, data format."""
+class TransposedConvolutionRule(SlidingRule):
+    """Any rank, padding, output padding, stride and dilation."""
 
-    def applies_to(self, layer: keras.Layer) -> bool:
-        return bias_is_along_channels(layer)
-
-    def gradients(
-        self,
-        layer: keras.Layer,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        output_gradients: list[tf.Tensor],
-    ) -> Gradients:
-        inputs = channels_last(layer, call_inputs(args, kwargs))
-        outer = channels_last(layer, output_gradients[0])
-        found = bias_gradient(layer, outer)
-        if is_trained(layer, layer.kernel):
-            shape = tuple(layer.kernel.shape)
-            gradient = kernel_gradient(Window.of(layer), outer, inputs, shape)
-            found.append((layer.kernel, gradient))
-        return found
+    def kernels(self, layer: keras.Layer, inputs: tf.Tensor, outer: tf.Tensor) -> Gradients:
+        if not is_trained(layer, layer.kernel):
+            return []
+        shape = tuple(layer.kernel.shape)
+        return [(layer.kernel, kernel_gradient(Window.of(layer), outer, inputs, shape))]
