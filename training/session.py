@@ -214,7 +214,11 @@ class Session:
         arguments = (self.model.trained, loss, optimizer, self.strategy)
         if self.plan is None:
             return optimizer, PlainStep(*arguments, **common)
-        return optimizer, PrivateStep(*arguments, plan=self.plan, **common)
+        budget = self.recipe.privacy.memory_budget
+        memory_bytes = None if budget is None else 1e9 * budget
+        return optimizer, PrivateStep(
+            *arguments, plan=self.plan, memory_bytes=memory_bytes, **common
+        )
 
 
 def build_model(recipe: Recipe, dataset: Dataset) -> BuiltModel:

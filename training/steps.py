@@ -262,11 +262,20 @@ class PrivateStep(TrainingStep):
 
     Args:
         plan: Sets clipping norm, noise and divisor.
+        memory_bytes: Most that per-example gradients may hold at once, as in
+            `training.privacy.norms.within_memory`.
         further: As `TrainingStep`.
     """
 
-    def __init__(self, *arguments: Any, plan: PrivacyPlan, **further: Any):
+    def __init__(
+        self,
+        *arguments: Any,
+        plan: PrivacyPlan,
+        memory_bytes: float | None = None,
+        **further: Any,
+    ):
         self._plan, self._query = plan, plan.query()
+        self._memory_bytes = memory_bytes
         self._sites = find_sites(arguments[0])
         super().__init__(*arguments, **further)
 
@@ -275,7 +284,12 @@ class PrivateStep(TrainingStep):
 
     def _gradient_sum(self, batch: dict[str, Any]) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
         clipped = clipped_gradient_sum(
-            self._model, self._loss, batch, self._plan.clipping_norm, self._sites
+            self._model,
+            self._loss,
+            batch,
+            self._plan.clipping_norm,
+            self._sites,
+            memory_bytes=self._memory_bytes,
         )
         return clipped.gradients, self._observe(batch, clipped)
 

@@ -24,6 +24,9 @@ class PrivacySettings:
         delta: Probability with which epsilon may fail; none takes N^-1.1 for N training examples.
         clipping_norm: Bound on every example's gradient L2 norm.
         clipping: How every example's gradient is bounded.
+        memory_budget: GB that per-example gradients may hold at once to save time (a replica); 0
+            holds none, none as much as the trained weights take. Changes no guarantee;
+            `sterling check-private --explain` shows what each layer does with it.
         sampling: How batches are drawn.
         mechanism: How noise is added.
         accountant: How epsilon is computed: privacy loss distribution or Renyi.
@@ -34,6 +37,7 @@ class PrivacySettings:
     noise_multiplier: Optional[float] = None
     delta: Optional[float] = None
     clipping_norm: float = 1.0
+    memory_budget: Optional[float] = None
     clipping: ClippingSettings = field(default_factory=ClippingSettings)
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     mechanism: MechanismSettings = field(default_factory=MechanismSettings)
@@ -63,6 +67,12 @@ class PrivacySettings:
             "privacy.clipping_norm",
             self.clipping_norm,
             "a number > 0",
+        )
+        require(
+            self.memory_budget is None or 0 <= self.memory_budget < inf,
+            "privacy.memory_budget",
+            self.memory_budget,
+            "a number of GB >= 0",
         )
         if self.enabled:
             require(

@@ -26,6 +26,7 @@ from configs.schema import (
         (PrivacySettings, {"epsilon": float("nan")}, "privacy.epsilon"),
         (PrivacySettings, {"noise_multiplier": float("inf")}, "privacy.noise_multiplier"),
         (PrivacySettings, {"clipping_norm": -1.0}, "privacy.clipping_norm"),
+        (PrivacySettings, {"memory_budget": -0.1}, "privacy.memory_budget"),
         (PrivacySettings, {"delta": 0.0}, "privacy.delta"),
         (PrivacySettings, {"enabled": True}, "privacy.epsilon"),
         (TrainingSettings, {"epochs": 0.0}, "training.epochs"),
