@@ -11,10 +11,16 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "callbacks": ["FairnessCallback", "PrivacyCallback"],
-        "fairness": ["measure_fairness"],
+        "fairness": [
+            "StreamingFairness",
+            "check_soft_groups",
+            "measure_fairness",
+            "with_soft_groups",
+        ],
         "measurements": ["EVALUATORS", "Evaluation", "evaluate"],
         "performance": ["measure_performance"],
-        "predict": ["predict_arrays", "predict_batches"],
+        "counterfactual": ["check_counterfactuals", "measure_counterfactuals"],
+        "predict": ["answer_raw", "predict_arrays", "predict_batches"],
         "predictions": ["Predictions"],
         "report": ["print_report"],
     },

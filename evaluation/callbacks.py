@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ import tensorflow as tf
 
 from configs.schema.evaluation import EvaluationSettings
 from evaluation.event_writer import event_writer
+from evaluation.fairness import with_soft_groups
 from evaluation.headlines import NOT_COVERED, Headline, headlines
 from evaluation.measurements import Evaluation, evaluate
 from evaluation.plots import (
@@ -38,6 +40,8 @@ from evaluation.predictions import Predictions
 
 if TYPE_CHECKING:
     from data.contracts import Batch, DatasetInfo
+
+_RESAMPLES_BETWEEN_EPOCHS = 200
 
 
 class FairnessCallback(keras.callbacks.Callback):
@@ -128,8 +132,12 @@ class FairnessCallback(keras.callbacks.Callback):
         **further: Any,
     ) -> FairnessCallback:
         """Measures a tf.data of Batch (iterated anew each epoch); see `predict_batches`."""
+        chosen = settings or EvaluationSettings()
         return cls(
-            lambda: predict_batches(model, batches, info, split), log_dir, settings, **further
+            lambda: with_soft_groups(predict_batches(model, batches, info, split), chosen),
+            log_dir,
+            chosen,
+            **further,
         )
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -143,7 +151,7 @@ class FairnessCallback(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = {} if logs is None else logs
-        self.evaluation = evaluate(self._predict(), self._settings)
+        self.evaluation = evaluate(self._predict(), _between_epochs(self._settings))
         shown = headlines(self.evaluation)
         with self._writer.as_default(step=epoch + 1):
             _write_training_scalars(logs)
@@ -155,6 +163,15 @@ class FairnessCallback(keras.callbacks.Callback):
             if headline.log is not None:
                 value = math.nan if headline.value is None else headline.value
                 logs.setdefault(headline.log, value)
+
+
+def _between_epochs(settings: EvaluationSettings) -> EvaluationSettings:
+    """Enough for bands that are looked at, epoch after epoch; the final evaluation does it all."""
+    return replace(
+        settings,
+        bootstrap_resamples=min(settings.bootstrap_resamples, _RESAMPLES_BETWEEN_EPOCHS),
+        permutations=0,
+    )
 
 
 class PrivacyCallback(keras.callbacks.Callback):
@@ -223,6 +240,14 @@ def _write_training_scalars(logs: Mapping[str, Any]) -> None:
             continue
         if name == "learning_rate":
             tf.summary.scalar("5 training/learning rate", float(value))
+            continue
+        if name == "clipping_norm":
+            tf.summary.scalar(
+                "4 privacy/clipping norm",
+                float(value),
+                description="The bound in use on every example's gradient, found from noisy counts "
+                "that ε pays for.",
+            )
             continue
         tf.summary.scalar(
             f"5 training/{name} ({NOT_COVERED})",

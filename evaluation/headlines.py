@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from evaluation.fairness.definitions import GAPS
 from evaluation.measurements import Evaluation
 
 NOT_COVERED = "train, not covered by ε"
@@ -73,31 +74,29 @@ def _fairness(evaluation: Evaluation) -> Iterator[Headline]:
         values = [c["gaps"][gap]["value"] for c in compared.values()]
         defined = [value for value in values if value is not None]
         if compared:
-            meaning = f"The largest over attributes and intersections. {_MEANINGS[gap]}"
+            meaning = f"The largest over attributes and intersections. {GAPS[gap].meaning}"
             yield Headline(worst_tag, max(defined) if defined else None, meaning, log=gap)
-    for order, (gap, meaning) in enumerate(_MEANINGS.items(), start=2):
+    for order, gap in enumerate(_WATCHED, start=3):
         for attribute, comparison in compared.items():
             # Ratios and intersections would make the progress bar too long to read.
             logged = gap in _WORST_TAGS and len(comparison["of"]) == 1
             yield Headline(
                 f"3 fairness/{order} {gap.replace('_', ' ')} by {attribute}",
                 comparison["gaps"][gap]["value"],
-                meaning,
+                GAPS[gap].meaning,
                 log=f"{gap}_{attribute}" if logged else None,
             )
 
 
 _WORST_TAGS = {
     "demographic_parity_difference": "1 overview/3 largest selection gap",
-    "equalized_odds_difference": "3 fairness/3 equalized odds difference largest",
+    "equalized_odds_difference": "3 fairness/4 equalized odds difference largest",
 }
-_MEANINGS = {
-    "demographic_parity_difference": "Largest minus smallest share of a group given the label; "
-    "0 is parity.",
-    "equalized_odds_difference": "The larger of the gaps in true and false positive rate; "
-    "0 is parity.",
-    "demographic_parity_ratio": "Smallest over largest share of a group given the label; "
-    "1 is parity.",
-    "equalized_odds_ratio": "The smaller of the ratios of true and false positive rates; "
-    "1 is parity.",
-}
+_WATCHED = (
+    "demographic_parity_difference",
+    "equalized_odds_difference",
+    "demographic_parity_ratio",
+    "equalized_odds_ratio",
+    "predictive_parity_difference",
+    "accuracy_difference",
+)

@@ -31,7 +31,7 @@ EVALUATORS: dict[str, Evaluator] = {
     "fairness": measure_fairness,
 }
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,13 @@ class Evaluation:
 
     Attributes:
         split: Name of the split.
-        counts: `examples`, and `labels`: label -> its examples.
+        counts: `examples`, `labels`: label -> its examples (or tokens), and `tokens` if they are
+            what is labelled.
         performance: See `measure_performance`.
         fairness: See `measure_fairness`.
         privacy: What the caller knows of the guarantee (epsilon, delta ...); None without one.
         efficiency: What the caller knows of cost (seconds, bytes ...).
+        counterfactual: See `measure_counterfactuals`; None where nothing was asked for.
         further: Evaluators added to the registry since, by name.
     """
 
@@ -57,6 +59,7 @@ class Evaluation:
     fairness: Mapping[str, Any]
     privacy: Mapping[str, Any] | None = None
     efficiency: Mapping[str, Any] | None = None
+    counterfactual: Mapping[str, Any] | None = None
     further: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -89,7 +92,10 @@ class Evaluation:
         except json.JSONDecodeError as error:
             raise UserError(f"evaluation: not JSON: {error}") from error
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise UserError(f"evaluation: expected an object with format {_FORMAT}")
+            raise UserError(
+                f"evaluation: expected an object with format {_FORMAT}; `sterling evaluate` on the "
+                "run's directory measures it anew"
+            )
         names = {section.name for section in dataclasses.fields(cls)}
         missing = names - set(content)
         if missing:
@@ -135,6 +141,7 @@ def evaluate(
     *,
     privacy: Mapping[str, Any] | None = None,
     efficiency: Mapping[str, Any] | None = None,
+    counterfactual: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Measures predictions with every registered evaluator.
 
@@ -143,22 +150,28 @@ def evaluate(
         settings: What is measured, and of whom.
         privacy: Section to carry along.
         efficiency: Section to carry along.
+        counterfactual: Section to carry along; it needs the model, not only its predictions.
 
     Raises:
         SettingError: For an attribute or a positive label that the data do not have.
     """
     sections = {name: measure(predictions, settings) for name, measure in EVALUATORS.items()}
-    sizes = np.bincount(predictions.labels, minlength=len(predictions.label_names))
+    events = predictions.events()
+    sizes = np.bincount(events.labels, minlength=len(predictions.label_names))
+    counts = {
+        "examples": len(predictions.labels),
+        "labels": dict(zip(predictions.label_names, sizes.tolist(), strict=True)),
+    }
+    if events.example_of is not None:
+        counts["tokens"] = len(events.labels)
     return Evaluation(
         split=predictions.split,
-        counts={
-            "examples": len(predictions.labels),
-            "labels": dict(zip(predictions.label_names, sizes.tolist(), strict=True)),
-        },
+        counts=counts,
         performance=sections.pop("performance"),
         fairness=sections.pop("fairness"),
         privacy=privacy,
         efficiency=efficiency,
+        counterfactual=counterfactual,
         further=sections,
     )
 

@@ -17,7 +17,7 @@ CALIBRATION_BINS = 15
 
 
 def measure_performance(predictions: Predictions) -> dict[str, Any]:
-    """Measures how good the answers are over the whole split.
+    """Measures how good the answers are over the whole split; of tokens, over all that count.
 
     Balanced accuracy is the mean recall of the labels that occur, as in scikit-learn. ROC-AUC of
     more than two labels is the one-vs-rest macro average.
@@ -29,6 +29,7 @@ def measure_performance(predictions: Predictions) -> dict[str, Any]:
         `calibration` (see `calibrate`), `confusion_matrix` (rows are the truth, columns the
         answers) and `reasons` (key -> why it is None, or what it leaves out).
     """
+    predictions = predictions.events()
     labels, predicted = predictions.labels, predictions.predicted()
     count = len(predictions.label_names)
     report = classification_report(

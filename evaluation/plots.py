@@ -127,7 +127,7 @@ def _plot_rows(title: str, rows: list[_Row], panels: Mapping[str, tuple[str, str
             axes.text(
                 (value or 0.0) + 0.02 * limit,
                 height,
-                row.reasons[rate] if value is None else f"{value:.1%}",
+                f"undefined: {row.reasons[rate]}" if value is None else f"{value:.1%}",
                 va="center",
                 fontsize=9,
                 color=_FAINT if value is None else _INK,

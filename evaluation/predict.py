@@ -144,3 +144,31 @@ def inference(model: keras.Model) -> Callable[[Any], tf.Tensor]:
         # Past Keras's attribute tracking: this is no part of the model to be saved.
         vars(model)[_COMPILED] = kept
     return kept
+
+
+def answer_raw(
+    model: keras.Model, preprocess: Callable[[tf.Tensor], Any], batch_size: int
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a function from raw examples to logits, for asking about changed examples.
+
+    Args:
+        model: From a dict of named inputs to logits (batch, classes).
+        preprocess: Raw examples to the model's inputs.
+        batch_size: Examples per forward pass.
+    """
+    answer = inference(model)
+
+    def ask(raw: np.ndarray) -> np.ndarray:
+        starts = range(0, len(raw), batch_size)
+        logits = [
+            np.asarray(answer(preprocess(tf.constant(_listed(raw[start : start + batch_size])))))
+            for start in starts
+        ]
+        return np.concatenate(logits).astype(np.float32)
+
+    return ask
+
+
+def _listed(raw: np.ndarray) -> Any:
+    # TensorFlow makes strings of a list of bytes; an array of objects it refuses.
+    return raw.tolist() if raw.dtype == object else raw

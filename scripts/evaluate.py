@@ -53,7 +53,13 @@ def main(argv: Sequence[str]) -> None:
     started = time.monotonic()
     prepared = data.prepare(dataset.split(options.split), built.preprocess)
     batches = data.batches_in_order(prepared, arguments.recipe.evaluation.batch_size)
-    predictions = evaluation.predict_batches(built.model, batches, dataset.info, options.split)
+    settings = arguments.recipe.evaluation
+    evaluation.check_counterfactuals(settings.counterfactual, dataset.info.modality)
+    predictions = evaluation.with_soft_groups(
+        evaluation.predict_batches(built.model, batches, dataset.info, options.split), settings
+    )
+    answer = evaluation.answer_raw(built.model, built.preprocess, settings.batch_size)
+    changed = evaluation.measure_counterfactuals(answer, dataset.split(options.split), settings)
     ledger = Ledger.existing(run.ledger) if run.ledger.exists() else None
     if arguments.recipe.privacy.enabled and ledger is None:
         raise run.lost_ledger()
@@ -62,8 +68,9 @@ def main(argv: Sequence[str]) -> None:
     seconds = {"evaluation": time.monotonic() - started}
     measured = evaluation.evaluate(
         predictions,
-        arguments.recipe.evaluation,
+        settings,
         privacy=privacy,
+        counterfactual=changed,
         efficiency={"seconds": seconds},
     )
     output = path_of(options.output or run.root / f"evaluation-{options.split}.json")

@@ -162,14 +162,21 @@ def _run(loop: Loop) -> None:
 
 def _require_measurable(session: Session) -> None:
     """Refuses now what would otherwise be refused when the first epoch has been paid for."""
+    import evaluation
+
     settings, info = session.recipe.evaluation, session.dataset.info
+    known = [*info.groups, *settings.soft_groups]
     for attribute in settings.attributes or ():
         require(
-            attribute in info.groups,
+            attribute in known,
             "evaluation.attributes",
             attribute,
-            f"one of the data's group attributes {list(info.groups)}",
+            f"one of the data's group attributes {known}",
         )
+    for split in (session.dataset.test, session.dataset.validation):
+        if len(split):
+            evaluation.check_soft_groups(settings.soft_groups, split.name)
+    evaluation.check_counterfactuals(settings.counterfactual, info.modality)
     require(
         settings.positive_label is None or settings.positive_label in info.label_names,
         "evaluation.positive_label",

@@ -61,6 +61,8 @@ def expectation(kind: Any) -> str:
 
 
 def _several(kind: Any) -> str:
+    if typing.get_origin(kind) is list:
+        return f"lists of {_several(typing.get_args(kind)[0])}"
     return _WORDS[kind][1] if kind in _WORDS else "mappings"
 
 

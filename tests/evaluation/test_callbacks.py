@@ -13,7 +13,7 @@ from evaluation.callbacks import FairnessCallback, PrivacyCallback
 from tests.evaluation.conftest import from_answers
 
 EPOCHS = 2
-SETTINGS = EvaluationSettings(bootstrap_resamples=20)
+SETTINGS = EvaluationSettings(bootstrap_resamples=20, permutations=0)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_early_stopping_can_act_on_a_gap(tmp_path):
 
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
-    chosen = EvaluationSettings(minimum_group_size=1, bootstrap_resamples=0)
+    chosen = EvaluationSettings(minimum_group_size=1, bootstrap_resamples=0, permutations=0)
     stop = keras.callbacks.EarlyStopping("val_demographic_parity_difference", mode="min")
     history = model.fit(
         np.ones((4, 1)),

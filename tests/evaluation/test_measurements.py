@@ -8,7 +8,7 @@ from configs.schema import EvaluationSettings, SettingError, UserError
 from evaluation.measurements import EVALUATORS, Evaluation, evaluate
 from tests.evaluation.conftest import from_answers
 
-SETTINGS = EvaluationSettings(bootstrap_resamples=50)
+SETTINGS = EvaluationSettings(bootstrap_resamples=50, permutations=20)
 
 
 def test_an_evaluation_survives_json(predictions):

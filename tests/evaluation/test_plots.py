@@ -27,7 +27,9 @@ def _texts(figure):
 
 
 def _evaluate(predictions, **settings):
-    return evaluate(predictions, EvaluationSettings(bootstrap_resamples=0, **settings))
+    return evaluate(
+        predictions, EvaluationSettings(bootstrap_resamples=0, permutations=0, **settings)
+    )
 
 
 def test_bars_are_as_long_as_the_rates(predictions):
@@ -44,7 +46,7 @@ def test_bars_are_as_long_as_the_rates(predictions):
 def test_an_undefined_rate_says_why():
     fairness = _evaluate(from_answers([0, 1, 0, 0], [0, 1, 0, 1], [0, 0, 1, 1])).fairness
     figure = plot_group_rates("group", fairness["attributes"]["group"], "label 1")
-    assert "no positive examples" in _texts(figure)
+    assert "undefined: no positives" in _texts(figure)
 
 
 def test_small_groups_are_named_few(predictions):
@@ -54,7 +56,7 @@ def test_small_groups_are_named_few(predictions):
     assert len(shown) == len(small) > 0
 
 
-@pytest.mark.parametrize("classes", [2, 3, 30])
+@pytest.mark.parametrize("classes", [2, 3, 12])
 def test_every_figure_becomes_a_picture_in_card_proportions(predict, classes):
     evaluation = _evaluate(predict(400, classes))
     for figure in (

@@ -10,7 +10,8 @@ from tests.evaluation.conftest import from_answers
 
 
 def _report(predictions, privacy=None, width=200, **settings):
-    evaluation = evaluate(predictions, EvaluationSettings(**settings))
+    chosen = EvaluationSettings(bootstrap_resamples=50, permutations=20, **settings)
+    evaluation = evaluate(predictions, chosen)
     stream = io.StringIO()
     print_report(
         evaluation,
