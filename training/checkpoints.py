@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain, count
@@ -58,6 +58,7 @@ class Checkpoints:
         model: The whole model.
         optimizer: Its optimizer, built, or none to restore weights only.
         keep: Newest checkpoints kept.
+        of_step: The training step's own variables (`TrainingStep.state`).
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Checkpoints:
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer | None = None,
         keep: int = 2,
+        of_step: Sequence[tf.Variable] = (),
     ):
         self._directory, self._keep = directory, keep
         self._damaged: set[str] = set()
@@ -73,6 +75,8 @@ class Checkpoints:
         self._tracked = {"model": [v.value for v in model.variables]}
         if optimizer is not None:
             self._tracked["optimizer"] = [v.value for v in optimizer.variables]
+        if of_step:
+            self._tracked["step"] = list(of_step)
         self._checkpoint = tf.train.Checkpoint(**self._tracked)
 
     def save(self, position: Position) -> Path:
@@ -147,6 +151,15 @@ class Checkpoints:
                 "beside it."
             )
         return None
+
+    @staticmethod
+    def verified(folder: Path) -> dict[str, Any]:
+        """What a checkpoint on a disk says of itself, if every byte is as it was written.
+
+        Raises:
+            OSError, ValueError, KeyError, TypeError: If it is not.
+        """
+        return _read_position(folder)
 
     def _new_folder(self, step: int) -> Path:
         """A name that is not taken, so that no whole checkpoint is ever replaced."""

@@ -10,17 +10,23 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from training.privacy.adaptive_query import half_counts
+from training.privacy.clip_methods import ClipMethod
 from training.privacy.clipping import ClippedSum, PerExampleLoss, clipped_gradient_sum
 from training.privacy.mechanisms import Draws
+from training.privacy.noise_memory import NoiseMemory
 from training.privacy.plan import PrivacyPlan
 from training.privacy.taps import find_sites
 from training.randomness import Randomness
+
+# A step's `Draws` inside the graph: seeds, coefficients and slot.
+Noise: TypeAlias = "tuple[tf.Tensor, tf.Tensor, tf.Tensor]"
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,11 @@ class TrainingStep(ABC):
         jit_compile: Compile with XLA.
     """
 
+    # Of mechanisms whose noise builds on earlier noise; none without such a mechanism.
+    _memory: NoiseMemory | None = None
+    # Numbers that are summed over the logical batch beside the gradients.
+    _further_sums = 0
+
     def __init__(
         self,
         model: keras.Model,
@@ -70,7 +81,12 @@ class TrainingStep(ABC):
         with strategy.scope():
             optimizer.build(self._variables)
             self._accumulated = (
-                [self._local_total(tuple(v.shape)) for v in self._variables] if accumulates else []
+                [
+                    *(self._local_total(tuple(v.shape)) for v in self._variables),
+                    *(self._local_total(()) for _ in range(self._further_sums)),
+                ]
+                if accumulates
+                else []
             )
             self._accumulated_examples = self._local_total(())
 
@@ -99,13 +115,20 @@ class TrainingStep(ABC):
 
     @abstractmethod
     def _gradient_sum(self, batch: dict[str, Any]) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
-        """Gradients summed over this replica's examples, and what to report."""
+        """Gradients (and further sums) over this replica's examples, and what to report."""
 
     @abstractmethod
-    def _release(
-        self, sums: list[tf.Tensor], examples: tf.Tensor, noise: tuple[tf.Tensor, tf.Tensor]
-    ) -> list[tf.Tensor]:
+    def _release(self, sums: list[tf.Tensor], examples: tf.Tensor, noise: Noise) -> list[tf.Tensor]:
         """From the sums over the whole logical batch to the gradient that is applied."""
+
+    @property
+    def state(self) -> list[tf.Variable]:
+        """What a checkpoint must keep, beside model and optimizer, for the same next step."""
+        return []
+
+    def released(self) -> dict[str, float]:
+        """What the releases so far made known beside the weights; epsilon covers it."""
+        return {}
 
     def draws(self, step: int, randomness: Randomness) -> Draws:
         """What `finish` takes for the noise of `step`; a plain step ignores it."""
@@ -123,8 +146,21 @@ class TrainingStep(ABC):
             draws: From `draws` for the step about to be taken.
             accumulated: Whether `add` was called for this logical batch.
         """
+        if self._memory is not None:
+            self._memory.advance(draws)
         run = self._finish_accumulated if accumulated else self._finish_alone
-        return _read(run(batch, (tf.constant(draws.seeds), tf.constant(draws.coefficients))))
+        noise = (draws.seeds, draws.coefficients, np.int32(draws.slot))
+        return _read(run(batch, tuple(tf.constant(part) for part in noise)))
+
+    def recall(self, steps: int, randomness: Randomness) -> None:
+        """To be called once, before the first step, in a run that has taken `steps` before.
+
+        Args:
+            steps: Steps taken before.
+            randomness: The root that they were taken with.
+        """
+        if self._memory is not None:
+            self._memory.recall(steps, lambda step: self.draws(step, randomness))
 
     def trace(self, batch: Any) -> None:
         """Compiles the step for batches like `batch`, so that a refused model is refused now.
@@ -139,6 +175,7 @@ class TrainingStep(ABC):
         noise = (
             tf.TensorSpec(draws.seeds.shape, tf.int64),
             tf.TensorSpec(draws.coefficients.shape, tf.float32),
+            tf.TensorSpec([], tf.int32),
         )
         self._finish_alone.get_concrete_function(batch, noise)
 
@@ -170,7 +207,7 @@ class TrainingStep(ABC):
     def _replica_finish(
         self,
         batch: dict[str, Any],
-        noise: tuple[tf.Tensor, tf.Tensor],
+        noise: Noise,
         accumulated: bool = False,
     ) -> dict[str, tf.Tensor]:
         sums, report = self._gradient_sum(batch)
@@ -247,9 +284,7 @@ class PlainStep(TrainingStep):
         sums = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in found]
         return sums, _report(batch["labels"], logits, losses, mask, tf.zeros([]))
 
-    def _release(
-        self, sums: list[tf.Tensor], examples: tf.Tensor, noise: tuple[tf.Tensor, tf.Tensor]
-    ) -> list[tf.Tensor]:
+    def _release(self, sums: list[tf.Tensor], examples: tf.Tensor, noise: Noise) -> list[tf.Tensor]:
         return [total / tf.maximum(examples, 1.0) for total in sums]
 
 
@@ -261,7 +296,7 @@ class PrivateStep(TrainingStep):
         plan's public constant.
 
     Args:
-        plan: Sets clipping norm, noise and divisor.
+        plan: Sets clipping, noise and divisor.
         memory_bytes: Most that per-example gradients may hold at once, as in
             `training.privacy.norms.within_memory`.
         further: As `TrainingStep`.
@@ -277,21 +312,45 @@ class PrivateStep(TrainingStep):
         self._plan, self._query = plan, plan.query()
         self._memory_bytes = memory_bytes
         self._sites = find_sites(arguments[0])
+        self._bound = _bound(plan, arguments[3]) if plan.clipping.adapts else None
+        self._further_sums = int(plan.clipping.adapts)
         super().__init__(*arguments, **further)
+        if plan.mechanism.slots:
+            self._memory = NoiseMemory(
+                [tuple(v.shape) for v in self._variables],
+                plan.mechanism.slots,
+                plan.noise_stddev,
+                self._strategy,
+                jit_compile=further.get("jit_compile", False),
+            )
+
+    @property
+    def state(self) -> list[tf.Variable]:
+        return [] if self._bound is None else [self._bound]
+
+    def released(self) -> dict[str, float]:
+        return {} if self._bound is None else {"clipping_norm": float(self._bound)}
 
     def draws(self, step: int, randomness: Randomness) -> Draws:
-        return self._plan.draws(step, randomness, max(1, len(self._variables)))
+        released = max(1, len(self._variables)) + self._further_sums
+        return self._plan.draws(step, randomness, released)
 
     def _gradient_sum(self, batch: dict[str, Any]) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
+        bound = None if self._bound is None else tf.convert_to_tensor(self._bound)
+        clipping: ClipMethod | tf.Tensor = self._plan.clipping if bound is None else bound
         clipped = clipped_gradient_sum(
             self._model,
             self._loss,
             batch,
-            self._plan.clipping_norm,
+            clipping,
             self._sites,
+            rows_per_record=self._plan.rows_per_record,
             memory_bytes=self._memory_bytes,
         )
-        return clipped.gradients, self._observe(batch, clipped)
+        sums = list(clipped.gradients)
+        if bound is not None:
+            sums.append(tf.reduce_sum(half_counts(clipped.norms, clipped.used, bound)))
+        return sums, self._observe(batch, clipped)
 
     def _observe(self, batch: dict[str, Any], clipped: ClippedSum) -> dict[str, tf.Tensor]:
         """What to report of a physical batch: a tensor for each field of `StepTotals`."""
@@ -299,9 +358,27 @@ class PrivateStep(TrainingStep):
             batch["labels"], clipped.logits, clipped.losses, batch["mask"], clipped.non_finite
         )
 
-    def _release(
-        self, sums: list[tf.Tensor], examples: tf.Tensor, noise: tuple[tf.Tensor, tf.Tensor]
-    ) -> list[tf.Tensor]:
-        state = self._query.seeded_global_state(*noise)
-        noised, _, _ = self._query.get_noised_result(sums, state)
+    def _release(self, sums: list[tf.Tensor], examples: tf.Tensor, noise: Noise) -> list[tf.Tensor]:
+        seeds, coefficients, slot = noise
+        if self._bound is not None:
+            state = self._query.seeded_global_state(seeds, coefficients, self._bound)
+        elif self._memory is None:
+            state = self._query.seeded_global_state(seeds, coefficients)
+        else:
+            state = self._query.given_global_state(self._memory.noises(slot))
+        noised, state, _ = self._query.get_noised_result(sums, state)
+        if self._bound is not None:
+            self._bound.assign(self._query.bound(state))
         return [total / self._plan.batch_size for total in noised]
+
+
+def _bound(plan: PrivacyPlan, strategy: tf.distribute.Strategy) -> tf.Variable:
+    """The clipping norm in use, where it moves."""
+    with strategy.scope():
+        return tf.Variable(
+            plan.clipping_norm,
+            dtype=tf.float32,
+            trainable=False,
+            # All replicas compute the same from the same all-reduced count.
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        )

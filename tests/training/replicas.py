@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from configs.schema import OptimizerSettings, PrivacySettings, Recipe
+from configs.schema import ClippingSettings, OptimizerSettings, PrivacySettings, Recipe
 from tests.training.conftest import BASE
 from training.privacy.ledger import Ledger
 from training.run_directory import RunDirectory
@@ -75,6 +75,9 @@ def main() -> None:
             kind = name if physical is None else f"{name}, accumulated"
             with tempfile.TemporaryDirectory() as folder:
                 results[kind] = compare(recipe, Path(folder))
+    with tempfile.TemporaryDirectory() as folder:
+        adaptive = replace(private, clipping=ClippingSettings("adaptive", count_share=0.1))
+        results["private, adaptive"] = compare(replace(recipe, privacy=adaptive), Path(folder))
     # Dropout differs by replica, so only the replicas can be compared.
     with tempfile.TemporaryDirectory() as folder:
         results["private, dropout"] = compare(replace(BASE, privacy=private), Path(folder))

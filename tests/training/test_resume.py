@@ -8,13 +8,20 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
-from configs.schema import OptimizerSettings, PrivacySettings, Recipe, UserError
+from configs.schema import (
+    ClippingSettings,
+    OptimizerSettings,
+    PrivacySettings,
+    Recipe,
+    UserError,
+)
 from tests.training.conftest import PRIVATE, assert_identical, weights_of
 from training.checkpoints import Checkpoints
 from training.privacy.ledger import Ledger
@@ -74,6 +81,7 @@ def compare_with_uninterrupted(recipe: Recipe, tmp_path: Path, callbacks=()) -> 
         [np.array(v) for v in loop.model.optimizer.variables] for loop in (resumed, whole)
     ]
     assert_identical(*optimizers)
+    assert_identical(*([np.array(v) for v in loop.step.state] for loop in (resumed, whole)))
 
 
 @pytest.mark.parametrize("privacy", [PrivacySettings(), PRIVATE], ids=["plain", "private"])
@@ -81,6 +89,16 @@ def compare_with_uninterrupted(recipe: Recipe, tmp_path: Path, callbacks=()) -> 
 def test_resumed_run_ends_with_identical_weights(recipe, tmp_path, privacy, physical):
     settings = recipe(privacy, physical_batch_size=physical, checkpoint_every=2)
     compare_with_uninterrupted(settings, tmp_path)
+
+
+def test_resumed_run_goes_on_with_the_clipping_norm_it_had_found(recipe, tmp_path):
+    adaptive = replace(PRIVATE, clipping=ClippingSettings("adaptive", count_share=0.1))
+    settings = recipe(adaptive, physical_batch_size=24, checkpoint_every=2)
+    compare_with_uninterrupted(settings, tmp_path)
+    loop, _, _ = run_once(settings, tmp_path / "whole")
+    (bound,) = loop.step.state
+    assert float(bound) != pytest.approx(settings.privacy.clipping_norm, rel=0.1)
+    assert loop._logs()["clipping_norm"] == float(bound)
 
 
 def test_resumed_run_remembers_early_stopping_and_averages(recipe, tmp_path):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from training.losses import cross_entropy
+from training.privacy.clip_methods import AdaptiveClipping
 from training.privacy.clipping import clipped_gradient_sum
-from training.privacy.mechanisms import Draws
+from training.privacy.mechanisms import Draws, GaussianMechanism
+from training.privacy.noise import gaussian_noise
 from training.privacy.plan import PrivacyPlan
+from training.privacy.sampling import PoissonSampling
 from training.randomness import Randomness
 from training.steps import PlainStep, PrivateStep
 
@@ -48,7 +53,7 @@ def rows_of(batch: dict, start: int, stop: int) -> dict:
     return tf.nest.map_structure(lambda value: value[start:stop], batch)
 
 
-def make_step(model, private=False, optimizer=None, class_weights=None, **options):
+def make_step(model, private=False, optimizer=None, class_weights=None, plan=PLAN, **options):
     options = {"accumulates": True, **options}
     arguments = (
         model,
@@ -57,7 +62,7 @@ def make_step(model, private=False, optimizer=None, class_weights=None, **option
         tf.distribute.get_strategy(),
     )
     return (
-        PrivateStep(*arguments, plan=PLAN, **options)
+        PrivateStep(*arguments, plan=plan, **options)
         if private
         else PlainStep(*arguments, **options)
     )
@@ -224,3 +229,83 @@ def test_step_compiled_with_xla_is_the_same_step():
     for model, jit in ((ours, False), (compiled, True)):
         make_step(model, jit_compile=jit).finish(batch, draws(), accumulated=False)
     assert_close(compiled.get_weights(), ours.get_weights(), tolerance=1e-6)
+
+
+ADAPTIVE = PrivacyPlan(
+    PoissonSampling(500, 20),
+    AdaptiveClipping(0.3, target_quantile=0.6, count_share=0.2),
+    GaussianMechanism(0.5),
+    steps=9,
+    delta=1e-4,
+)
+
+
+def adaptive_draws(step: int = 0) -> Draws:
+    return ADAPTIVE.draws(step, SEEDS, 5)
+
+
+def next_bound(norms: np.ndarray, bound: float, step: int) -> float:
+    """As Andrew et al. have it: C exp(-rate (b - quantile)), b the noisy share within C."""
+    seed = tf.constant(adaptive_draws(step).seeds[0, -1])
+    stddev = tf.constant(ADAPTIVE.clipping.count_stddev(0.5, 20), tf.float32)
+    noise = float(gaussian_noise(tf.TensorShape([]), stddev, seed))
+    within = (np.where(norms <= bound, 0.5, -0.5).sum() + noise) / 20 + 0.5
+    return bound * np.exp(-0.2 * (np.clip(within, 0, 1) - 0.6))
+
+
+def test_adaptive_step_moves_its_bound_by_a_noisy_count_over_the_whole_logical_batch():
+    large, small, batch = make_model(), make_model(), make_batch(18, real=16)
+    alone = make_step(large, private=True, plan=ADAPTIVE)
+    step = make_step(small, private=True, plan=ADAPTIVE)
+    (bound,) = step.state
+    expected = 0.3
+    for number in range(3):
+        norms = clipped_gradient_sum(large, cross_entropy(LABELS), batch, 1.0).norms.numpy()[:16]
+        expected = next_bound(norms, expected, number)
+        alone.finish(batch, adaptive_draws(number), accumulated=False)
+        step.add(rows_of(batch, 0, 6))
+        step.add(rows_of(batch, 6, 12))
+        assert float(bound) != pytest.approx(expected, rel=1e-5)  # not before the release
+        step.finish(rows_of(batch, 12, 18), adaptive_draws(number), accumulated=True)
+        assert float(bound) == pytest.approx(expected, rel=1e-5)
+        assert float(alone.state[0]) == float(bound)
+    assert step.released() == {"clipping_norm": float(bound)}
+    assert_close(small.get_weights(), large.get_weights())
+
+
+def test_adaptive_step_clips_and_adds_noise_at_the_bound_in_use():
+    model, batch = make_model(), make_batch(12)
+    step = make_step(model, private=True, plan=ADAPTIVE)
+    step.state[0].assign(0.05)
+    sums = clipped_gradient_sum(model, cross_entropy(LABELS), batch, 0.05).gradients
+    stddev = 0.05 * ADAPTIVE.clipping.sum_noise_multiplier(0.5, 20)
+    expected = [
+        (total + gaussian_noise(total.shape, tf.constant(stddev, tf.float32), tf.constant(seed)))
+        / 20
+        for total, seed in zip(sums, adaptive_draws().seeds[0], strict=False)
+    ]
+    found = applied(model, lambda: step.finish(batch, adaptive_draws(), accumulated=False))
+    assert_close(found, [value.numpy() for value in expected])
+
+
+def test_step_whose_bound_stays_has_no_state():
+    step = make_step(make_model(), private=True)
+    assert step.state == []
+    assert step.released() == {}
+
+
+def test_step_bounds_the_rows_of_a_record_together():
+    plan = replace(PLAN, rows_per_record=3)
+    model, batch = make_model(), make_batch(12, real=11)
+    sums = clipped_gradient_sum(
+        model, cross_entropy(LABELS), batch, PLAN.clipping_norm, rows_per_record=3
+    ).gradients
+    step = make_step(model, private=True, plan=plan)
+    totals = []
+    found = applied(model, lambda: totals.append(step.finish(batch, draws(), accumulated=False)))
+    expected = [
+        (total.numpy() + noise) / plan.batch_size
+        for total, noise in zip(sums, planned_noise(model), strict=True)
+    ]
+    assert_close(found, expected)
+    assert totals[0].examples == 11

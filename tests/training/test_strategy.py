@@ -30,7 +30,9 @@ def differences() -> dict[str, dict[str, float]]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("kind", ["plain", "plain, accumulated", "private", "private, accumulated"])
+@pytest.mark.parametrize(
+    "kind", ["plain", "plain, accumulated", "private", "private, accumulated", "private, adaptive"]
+)
 def test_two_replicas_end_with_the_weights_of_one_device(differences, kind):
     found = differences[kind]
     assert found["strategies"] < 1e-5
@@ -38,7 +40,15 @@ def test_two_replicas_end_with_the_weights_of_one_device(differences, kind):
 
 
 @pytest.mark.parametrize(
-    "kind", ["plain", "plain, accumulated", "private", "private, accumulated", "private, dropout"]
+    "kind",
+    [
+        "plain",
+        "plain, accumulated",
+        "private",
+        "private, accumulated",
+        "private, adaptive",
+        "private, dropout",
+    ],
 )
 def test_replicas_stay_identical(differences, kind):
     assert differences[kind]["replicas"] == 0.0
