@@ -1,27 +1,98 @@
-"""Checks whether a recipe's model can be trained privately; lists every problem at once."""
+"""Checks whether a model can be trained privately; lists every problem, converts where it can.
+
+A recipe, or a model of your own in a `.keras` file:
+
+    sterling check-private RECIPE.yaml [--convert group --output NEW.yaml]
+    sterling check-private --model MODEL.keras [--convert frozen --output NEW.keras]
+
+`--convert` exchanges batch normalization, which mixes examples: `frozen` keeps its statistics as
+constants, and with them what the model computes; `group` learns anew without any.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from configs.schema import Recipe, UserError
-from scripts.arguments import parse_recipe, recipe_parser
+import jsonargparse
+
+from configs.schema import Recipe, SettingError, UserError
+from scripts.arguments import new_parser, parse, parse_recipe, recipe_parser, recipe_text
 from scripts.command import run_command
+
+# What `--convert` is called -> what a ResNet50's recipe calls it.
+_CONVERSIONS = {"group": "group", "frozen": "frozen_batch"}
 
 
 def main(argv: Sequence[str]) -> None:
     """Body of `sterling check-private`."""
+    argv = _with_model_named(list(argv))
+    if any(argument == "--model" or argument.startswith("--model=") for argument in argv):
+        parser = new_parser("check-private", "--model MODEL.keras", __doc__)
+        parser.add_argument("--model", help="A model saved by Keras.")
+        _add_conversion(parser)
+        options = parse(parser, argv)
+        check_file(Path(options.model), options.convert, _output(options, ".keras"))
+        return
     parser = recipe_parser("check-private", "[RECIPE.yaml]", __doc__)
-    check(parse_recipe(parser, argv).recipe)
+    _add_conversion(parser)
+    arguments = parse_recipe(parser, argv)
+    check(arguments.recipe, arguments.options.convert, _output(arguments.options, ".yaml"))
 
 
-def check(recipe: Recipe) -> None:
-    """Prints "no problem found", or every problem.
+def check(recipe: Recipe, convert: str | None = None, output: Path | None = None) -> None:
+    """Prints "no problem found", or every problem; writes the converted recipe if asked for.
 
     Raises:
-        UserError: If there is a problem; says how many, after they were printed.
+        UserError: If a problem is left; says how many, after they were printed.
     """
+    name = f"model {recipe.model.name}"
+    problems = _report(name, _problems_of_recipe(recipe))
+    if not problems or convert is None or output is None:
+        _refuse(name, problems)
+        return
+    if recipe.model.name != "resnet50":
+        raise UserError(f"{name}: has no setting that could be converted. See the remedies above.")
+    resnet = replace(recipe.model.resnet50, normalization=_CONVERSIONS[convert])
+    converted = replace(recipe, model=replace(recipe.model, resnet50=resnet))
+    _refuse(f"{name}, converted", _report(f"{name}, converted", _problems_of_recipe(converted)))
+
+    from training.files import write_atomically
+
+    write_atomically(output, recipe_text(converted))
+    print(f"{output}: model.resnet50.normalization is {resnet.normalization}")
+
+
+def check_file(path: Path, convert: str | None = None, output: Path | None = None) -> None:
+    """The same for a model in a `.keras` file.
+
+    Raises:
+        UserError: If the file cannot be read, or a problem is left.
+    """
+    from models import load_keras, save_keras
+    from training.privacy.conversion import to_private
+    from training.privacy.inspection import problems_of
+
+    model = load_keras(path)
+    if not getattr(model, "inputs", None):
+        raise UserError(
+            f"{path}: {type(model).__name__} does not say what its inputs are, so it cannot be "
+            "looked over ahead. make_private looks it over with the first examples."
+        )
+    problems = _report(str(path), problems_of(model))
+    if not problems or convert is None or output is None:
+        _refuse(str(path), problems)
+        return
+    converted = to_private(model, convert)
+    _refuse(str(output), _report(f"{path}, converted", problems_of(converted)))
+    save_keras(converted, output)
+    print(f"{output}: written")
+
+
+def _problems_of_recipe(recipe: Recipe) -> list[Any]:
     import keras
 
     import data
@@ -33,14 +104,51 @@ def check(recipe: Recipe) -> None:
     dataset = data.load(recipe.data)
     model = build_model(recipe, dataset).model
     loss = cross_entropy(dataset.info.label_names, recipe.training.class_weights)
-    problems = problems_of(model, loss)
+    return problems_of(model, loss)
+
+
+def _report(name: str, problems: list[Any]) -> list[Any]:
     for problem in problems:
         print(f"- {problem}")
+    if not problems:
+        print(f"{name}: no problem found")
+    return problems
+
+
+def _refuse(name: str, problems: list[Any]) -> None:
     if problems:
-        raise UserError(
-            f"model {recipe.model.name}: {len(problems)} problem(s) keep it from being private"
-        )
-    print(f"model {recipe.model.name}: no problem found")
+        raise UserError(f"{name}: {len(problems)} problem(s) keep it from being private")
+
+
+def _add_conversion(parser: jsonargparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--convert",
+        choices=list(_CONVERSIONS),
+        help="Exchange batch normalization for group normalization or fixed statistics.",
+    )
+    parser.add_argument("--output", help="Where the converted recipe or model is written.")
+
+
+def _output(options: Any, suffix: str) -> Path | None:
+    """Where to write, checked before anything costly."""
+    if options.convert is None:
+        if options.output is not None:
+            raise SettingError("--convert", None, "group or frozen, because --output is given")
+        return None
+    expected = f"the name of a new {suffix} file, because --convert is given"
+    if options.output is None or not options.output.endswith(suffix):
+        raise SettingError("--output", options.output, expected)
+    output = Path(options.output)
+    if output.exists() or not output.parent.is_dir():
+        raise SettingError("--output", options.output, f"{expected}, in a folder that exists")
+    return output
+
+
+def _with_model_named(argv: list[str]) -> list[str]:
+    """`MODEL.keras` in a recipe's place is a model."""
+    if argv and not argv[0].startswith("-") and argv[0].endswith(".keras"):
+        return ["--model", *argv]
+    return argv
 
 
 if __name__ == "__main__":

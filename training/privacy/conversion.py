@@ -12,6 +12,7 @@ from typing import Any, Literal
 import keras
 
 from configs.schema import UserError
+from models.trainability import train_only
 
 Replacement = Literal["group", "frozen"]
 
@@ -31,7 +32,7 @@ def to_private(
 
     Returns:
         The copy. Scale and offset are copied in both cases; with `group` the statistics are
-        dropped.
+        dropped. What trained before trains; layers that are frozen as a whole stay as they are.
 
     Raises:
         UserError: If the model is a subclass that cannot be copied layer by layer.
@@ -60,6 +61,7 @@ def to_private(
     else:
         converted = keras.models.clone_model(model, clone_function=clone, call_function=_call)
     _copy_weights(model, converted)
+    _copy_trainability(model, converted)
     return converted
 
 
@@ -76,8 +78,11 @@ def _is_graph(layer: keras.Layer) -> bool:
 
 
 def _mixes(layer: keras.Layer) -> bool:
-    return isinstance(layer, keras.layers.BatchNormalization) and getattr(
-        layer, "mixes_examples", True
+    """Whether the layer is batch normalization that would use the statistics of a batch."""
+    return (
+        isinstance(layer, keras.layers.BatchNormalization)
+        and getattr(layer, "mixes_examples", True)
+        and layer.trainable
     )
 
 
@@ -125,3 +130,11 @@ def _copy_weights(source: keras.Model, target: keras.Model) -> None:
                     getattr(new, name).assign(getattr(old, name))
         elif not _mixing_inside(old):  # models inside were copied with their weights
             new.set_weights(old.get_weights())
+
+
+def _copy_trainability(source: keras.Model, target: keras.Model) -> None:
+    """Freezes in the copy what is frozen in the model, variable by variable."""
+    frozen = {v.path for v in source.weights} - {v.path for v in source.trainable_variables}
+    frozen -= {v.path for layer in source._flatten_layers() for v in layer._non_trainable_variables}
+    if frozen:
+        train_only(target, [v for v in target.trainable_variables if v.path not in frozen])

@@ -1,0 +1,106 @@
+"""`sterling check-private`: as a process, on recipes and on models in files."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+import yaml
+
+from models import load_keras
+from scripts.cli import main
+from training.privacy.inspection import problems_of
+
+ROOT = Path(__file__).parents[2]
+RECIPE = """
+data: {source: digits, limit: 60}
+model: {name: resnet50, resnet50: {image_size: 32, stem: small}}
+training: {steps: 1, batch_size: 8}
+privacy: {enabled: true, noise_multiplier: 1}
+"""
+
+
+def mixing_model() -> keras.Model:
+    x = keras.Input((4,))
+    y = keras.layers.BatchNormalization(name="mixer")(keras.layers.Dense(4)(x))
+    return keras.Model(x, keras.layers.Dense(2)(y))
+
+
+@pytest.fixture
+def model_file(tmp_path) -> Path:
+    path = tmp_path / "model.keras"
+    mixing_model().save(path)
+    return path
+
+
+def test_recipe_is_converted_and_every_problem_of_it_listed(capsys, tmp_path) -> None:
+    recipe, output = tmp_path / "batch.yaml", tmp_path / "group.yaml"
+    recipe.write_text(RECIPE)
+    arguments = ["check-private", str(recipe), "--convert", "group", "--output", str(output)]
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    problems = [line for line in lines if line.startswith("- layer '")]
+    assert len(problems) == 53  # every batch normalization of a ResNet50
+    assert all("BatchNormalization" in line and "Use group" in line for line in problems)
+    assert lines[-2:] == [
+        "model resnet50, converted: no problem found",
+        f"{output}: model.resnet50.normalization is group",
+    ]
+    written = yaml.safe_load(output.read_text())
+    assert written["model"]["resnet50"]["normalization"] == "group"
+    assert written["privacy"]["noise_multiplier"] == 1
+
+
+def test_process_checks_and_converts_a_model_file(model_file, tmp_path) -> None:
+    output = tmp_path / "private.keras"
+    arguments = ["check-private", str(model_file), "--convert=frozen", f"--output={output}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.cli", *arguments],
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    problem, *rest = done.stdout.splitlines()
+    assert "layer 'mixer' (BatchNormalization" in problem
+    assert rest == [f"{model_file}, converted: no problem found", f"{output}: written"]
+    assert problems_of(load_keras(output)) == []
+
+
+def test_problems_that_are_left_end_with_two(capsys, model_file) -> None:
+    assert main(["check-private", "--model", str(model_file)]) == 2
+    shown = capsys.readouterr()
+    assert "layer 'mixer' (BatchNormalization" in shown.out
+    assert shown.err == f"sterling: {model_file}: 1 problem(s) keep it from being private\n"
+
+
+REFUSED = {
+    "nowhere": (["--convert=group"], "--output: expected the name of a new .keras file"),
+    "other kind of file": (["--convert=group", "--output=new.yaml"], "a new .keras file"),
+    "over a file": (["--convert=group", "--output={model}"], "a new .keras file"),
+    "output alone": (["--output=new.keras"], "--convert: expected group or frozen"),
+    "unknown conversion": (["--convert=layer", "--output=new.keras"], "convert"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "line"), REFUSED.values(), ids=REFUSED)
+def test_impossible_conversion_ends_with_one_line(capsys, model_file, arguments, line) -> None:
+    before = model_file.read_bytes()
+    named = [argument.format(model=model_file) for argument in arguments]
+    assert main(["check-private", str(model_file), *named]) == 2
+    assert line in capsys.readouterr().err
+    assert model_file.read_bytes() == before
+    assert [path.name for path in model_file.parent.iterdir()] == ["model.keras"]
+
+
+def test_file_that_is_no_model_is_refused(capsys, tmp_path) -> None:
+    (tmp_path / "text.keras").write_text("hello")
+    assert main(["check-private", str(tmp_path / "text.keras")]) == 2
+    assert "not a readable .keras file" in capsys.readouterr().err
