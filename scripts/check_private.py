@@ -2,7 +2,7 @@
 
 A recipe, or a model of your own in a `.keras` file:
 
-    sterling check-private RECIPE.yaml [--convert group --output NEW.yaml]
+    sterling check-private RECIPE.yaml [--explain] [--convert group --output NEW.yaml]
     sterling check-private --model MODEL.keras [--convert frozen --output NEW.keras]
 
 `--convert` exchanges batch normalization, which mixes examples: `frozen` keeps its statistics as
@@ -39,8 +39,15 @@ def main(argv: Sequence[str]) -> None:
         return
     parser = recipe_parser("check-private", "[RECIPE.yaml]", __doc__)
     _add_conversion(parser)
+    parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="Also say how each trained variable is clipped, and what that costs.",
+    )
     arguments = parse_recipe(parser, argv)
     check(arguments.recipe, arguments.options.convert, _output(arguments.options, ".yaml"))
+    if arguments.options.explain:
+        explain_recipe(arguments.recipe)
 
 
 def check(recipe: Recipe, convert: str | None = None, output: Path | None = None) -> None:
@@ -64,6 +71,26 @@ def check(recipe: Recipe, convert: str | None = None, output: Path | None = None
 
     write_atomically(output, recipe_text(converted))
     print(f"{output}: model.resnet50.normalization is {resnet.normalization}")
+
+
+def explain_recipe(recipe: Recipe) -> None:
+    """Prints how the engine clips each trained variable of the recipe's model."""
+    import data
+    from training.losses import cross_entropy
+    from training.privacy.explanation import explain, print_explanations
+    from training.session import build_model
+
+    dataset = data.load(recipe.data)
+    loss = cross_entropy(dataset.info.label_names, recipe.training.class_weights)
+    budget = recipe.privacy.memory_budget
+    print_explanations(
+        explain(
+            build_model(recipe, dataset).model,
+            loss,
+            recipe.training.physical_batch_size or recipe.training.batch_size,
+            None if budget is None else 1e9 * budget,
+        )
+    )
 
 
 def check_file(path: Path, convert: str | None = None, output: Path | None = None) -> None:
