@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from data.contracts import PADDING
+from training.permutation import Permutation
 from training.randomness import Randomness
 
 
@@ -22,7 +23,7 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True)
 class ShuffledSampler:
-    """Each epoch a fresh permutation, cut into batches. For training without privacy.
+    """Each epoch a fresh permutation, cut into batches; N is never written out where it is large.
 
     Attributes:
         num_examples: Size of the training set.
@@ -41,9 +42,9 @@ class ShuffledSampler:
     def draw(self, step: int) -> np.ndarray:
         """The examples of step `step`, int64 (drawn,)."""
         epoch, within = divmod(step, self.steps_per_epoch)
-        generator = self.randomness.generator("shuffling", epoch)
-        order = generator.permutation(self.num_examples)
-        return order[within * self.batch_size : (within + 1) * self.batch_size]
+        order = Permutation(self.num_examples, self.randomness, "shuffling", epoch)
+        first = within * self.batch_size
+        return order.take(first, min(first + self.batch_size, self.num_examples))
 
 
 def physical_batches(drawn: np.ndarray, size: int) -> list[np.ndarray]:

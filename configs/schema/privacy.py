@@ -11,6 +11,11 @@ from configs.schema.errors import require
 from configs.schema.mechanism import MechanismSettings
 from configs.schema.sampling import SamplingSettings
 
+_NO_GUARANTEE = {
+    "gdp": "the central limit of Gaussian differential privacy can understate epsilon",
+    "prv": "pld gives an upper bound at least as tight (connect-the-dots)",
+}
+
 
 @dataclass(frozen=True)
 class PrivacySettings:
@@ -18,9 +23,12 @@ class PrivacySettings:
 
     Attributes:
         enabled: Train privately (DP-SGD). When false every other setting here is ignored.
-        epsilon: Target privacy loss; the noise multiplier is calibrated to it. Give this or
-            `noise_multiplier`, not both.
+        epsilon: Target privacy loss. Give this or `noise_multiplier`; with `calibrate: steps` or
+            `batch_size`, both.
         noise_multiplier: Standard deviation of the noise divided by `clipping_norm`.
+        calibrate: What is found from the others so that `epsilon` is met: `noise`; `steps`: the
+            most that `training.steps` can be (leave it and `training.epochs` unset); `batch_size`:
+            the largest `training.batch_size` (whatever is written there is replaced).
         delta: Probability with which epsilon may fail; none takes N^-1.1 for N training examples.
         clipping_norm: Bound on every example's gradient L2 norm.
         clipping: How every example's gradient is bounded.
@@ -29,7 +37,16 @@ class PrivacySettings:
             `sterling check-private --explain` shows what each layer does with it.
         sampling: How batches are drawn.
         mechanism: How noise is added.
-        accountant: How epsilon is computed: privacy loss distribution or Renyi.
+        accountant: How epsilon is computed: `pld` (privacy loss distribution) or `rdp` (Renyi).
+            `gdp` and `prv` appear in reports for comparison; they carry no guarantee.
+        neighbours: What the guarantee hides: `add_remove` (whether an example is there at all),
+            `zero_out` (whether it contributes anything) or `replace_one` (which example it is).
+            None takes the customary one that is proven for sampling and mechanism. See
+            `docs/accounting.md`.
+        unit: Whose records are protected: an `example`, or a `user` with all of theirs
+            (`data.user` names the column; N and `training.batch_size` then count users).
+        examples_per_user: With `unit: user`, how many examples of a drawn user take part in a step
+            at most, chosen at random.
     """
 
     enabled: bool = False
@@ -41,9 +58,31 @@ class PrivacySettings:
     clipping: ClippingSettings = field(default_factory=ClippingSettings)
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     mechanism: MechanismSettings = field(default_factory=MechanismSettings)
-    accountant: Literal["pld", "rdp"] = "pld"
+    accountant: Literal["pld", "rdp", "gdp", "prv"] = "pld"
+    neighbours: Optional[Literal["add_remove", "zero_out", "replace_one"]] = None
+    unit: Literal["example", "user"] = "example"
+    examples_per_user: Optional[int] = None
+    calibrate: Literal["noise", "steps", "batch_size"] = "noise"
 
     def __post_init__(self) -> None:
+        require(
+            self.accountant not in _NO_GUARANTEE,
+            "privacy.accountant",
+            self.accountant,
+            f"pld or rdp: {_NO_GUARANTEE.get(self.accountant)}; reports show it for comparison",
+        )
+        require(
+            self.examples_per_user is None or self.examples_per_user >= 1,
+            "privacy.examples_per_user",
+            self.examples_per_user,
+            "a whole number >= 1",
+        )
+        require(
+            (self.examples_per_user is None) == (self.unit == "example"),
+            "privacy.examples_per_user",
+            self.examples_per_user,
+            "a whole number >= 1 where, and only where, privacy.unit is user",
+        )
         require(
             self.epsilon is None or 0 < self.epsilon < inf,
             "privacy.epsilon",
@@ -81,10 +120,17 @@ class PrivacySettings:
                 self.epsilon,
                 "a number > 0, because privacy is enabled and privacy.noise_multiplier is not set",
             )
+            both = self.epsilon is not None and self.noise_multiplier is not None
             require(
-                self.epsilon is None or self.noise_multiplier is None,
+                both or self.calibrate == "noise",
+                "privacy.calibrate",
+                self.calibrate,
+                "noise, or privacy.epsilon and privacy.noise_multiplier both set",
+            )
+            require(
+                not both or self.calibrate != "noise",
                 "privacy.noise_multiplier",
                 self.noise_multiplier,
                 f"null where privacy.epsilon is set (it is {self.epsilon}); one follows from the "
-                "other",
+                "other (or set privacy.calibrate to steps or batch_size)",
             )

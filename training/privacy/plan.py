@@ -16,14 +16,19 @@ import dp_accounting
 
 from configs.schema import PrivacySettings, SettingError, require
 from training.batching import Sampler
-from training.privacy.accounting import calibrate_noise, default_delta, epsilon_of
+from training.privacy.accounting import (
+    calibrate_noise,
+    default_delta,
+    epsilon_of,
+    require_supported,
+)
 from training.privacy.clip_methods import (
     CLIP_METHODS,
     ClipMethod,
     FlatClipping,
     build_clip_method,
 )
-from training.privacy.events import event_of
+from training.privacy.events import Neighbours, event_of, proven
 from training.privacy.mechanisms import (
     MECHANISMS,
     Draws,
@@ -46,7 +51,8 @@ class PrivacyPlan:
 
     Guarantees:
         Releasing `steps` noisy gradient sums, and anything computed from them alone, is
-        (epsilon, delta)-differentially private under adding or removing one training example.
+        (epsilon, delta)-differentially private for `neighbours`, with respect to one record: an
+        example, or all of a person's rows where `rows_per_record` is more than 1.
 
     Attributes:
         sampling: Which examples form each batch.
@@ -55,6 +61,9 @@ class PrivacyPlan:
         steps: Releases planned.
         delta: Probability with which epsilon may fail.
         accountant: `pld` or `rdp`.
+        neighbours: What the guarantee hides: `add_remove`, `zero_out` or `replace_one`
+            (`training.privacy.independent_events` defines them). None takes the customary one of
+            those that are proven for sampling and mechanism, and says which.
         rows_per_record: Rows of the batch that are one record, bounded together: 1 where every
             example is protected by itself, k where a person's (up to k) examples are, and
             `sampling` draws people.
@@ -66,9 +75,12 @@ class PrivacyPlan:
     steps: int
     delta: float
     accountant: str = "pld"
+    neighbours: Neighbours | None = None
     rows_per_record: int = 1
 
     def __post_init__(self) -> None:
+        if self.neighbours is None:
+            object.__setattr__(self, "neighbours", proven(self.sampling, self.mechanism)[0])
         require(
             1 <= self.batch_size <= self.num_examples,
             "training.batch_size",
@@ -91,7 +103,8 @@ class PrivacyPlan:
             "a bound that stays, with noise that steps share (privacy.mechanism.method: "
             f"{self.mechanism.method}); an adaptive one goes with gaussian",
         )
-        self.event(0)  # a combination without a proof is refused here
+        # A combination without a proof is refused here.
+        require_supported(self.event(1), self.accountant)
 
     @classmethod
     def dp_sgd(
@@ -141,8 +154,9 @@ class PrivacyPlan:
             steps=steps,
             delta=delta,
             accountant=settings.accountant,
+            neighbours=settings.neighbours,
         )
-        if settings.epsilon is None:
+        if settings.epsilon is None or settings.noise_multiplier is not None:
             return plan
         calibrated = calibrate_noise(
             lambda sigma: plan.with_noise(sigma).event(steps),
@@ -177,7 +191,7 @@ class PrivacyPlan:
     @property
     def needs_one_root(self) -> bool:
         """Whether a run that is resumed must draw every step from the root it began with."""
-        return self.mechanism.needs_one_root
+        return self.mechanism.needs_one_root or self.sampling.period > 1
 
     @property
     def noise_stddev(self) -> float:
@@ -186,7 +200,7 @@ class PrivacyPlan:
 
     def event(self, releases: int) -> dp_accounting.DpEvent:
         """What `releases` steps cost, as the accountants understand it."""
-        return event_of(self.sampling, self.mechanism, releases)
+        return event_of(self.sampling, self.mechanism, releases, self.neighbours)
 
     def epsilon(self, releases: int) -> float:
         """Epsilon spent by `releases` steps at this plan's delta."""
@@ -212,6 +226,7 @@ class PrivacyPlan:
             "steps": self.steps,
             "delta": self.delta,
             "accountant": self.accountant,
+            "neighbours": self.neighbours,
             "rows_per_record": self.rows_per_record,
         }
 
@@ -239,16 +254,18 @@ class PrivacyPlan:
 
     def statement(self, releases: int, *, reproducible: bool) -> str:
         """The guarantee in words, with every assumption it rests on."""
+        record = _RECORD if self.rows_per_record == 1 else _PERSON
+        hidden = _HIDDEN[str(self.neighbours)].format(record=record)
         text = (
             f"The trained weights are ({self.epsilon(releases):.4g}, {self.delta:.3g})-"
-            "differentially private with respect to adding or removing one training example. "
+            f"differentially private with respect to {hidden}. "
             f"{releases} releases; {self.sampling.describe()}; {self.clipping.describe()}; "
             f"{self.mechanism.describe(self.noise_stddev)}. Accounted with "
             f"{self.accountant.upper()} (dp_accounting). Assumed public: which records form the "
             "training split and their number, the recipe, and the label and group names. Not "
             "covered: choices made by looking at the training data before this run (features, "
             "hyper-parameters), measurements of training examples, validation and test "
-            "examples, and people who appear in more than one example. Floating-point noise is not "
+            f"examples, and {self._not_covered}. Floating-point noise is not "
             "proof against least-significant-bit attacks (Mironov 2012)."
         )
         if reproducible:
@@ -258,6 +275,21 @@ class PrivacyPlan:
                 "publish."
             )
         return text
+
+    @property
+    def _not_covered(self) -> str:
+        if self.rows_per_record == 1:
+            return "people who appear in more than one example"
+        return "people who appear under more than one user name"
+
+
+_RECORD = "one training example"
+_PERSON = "one user with all of their examples"
+_HIDDEN = {
+    "add_remove": "adding or removing {record}",
+    "zero_out": "blanking {record} (zero-out: the record stays counted and contributes nothing)",
+    "replace_one": "replacing {record} by any other",
+}
 
 
 def _part(part: Any) -> dict[str, Any]:

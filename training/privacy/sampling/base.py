@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
+from configs.schema import SamplingSettings
 from training.batching import Sampler
 from training.randomness import Randomness
 
@@ -15,15 +16,31 @@ class Sampling(Protocol):
         method: Its name in recipes and ledgers.
         num_examples: Training examples N; public.
         batch_size: Expected examples a step; public. Noisy sums are divided by it.
+        period: Steps after which it begins afresh, independently of all before: 1 where every step
+            does, an epoch's steps where each example takes part once an epoch. Where it is more
+            than 1 a run that is resumed must go on drawing from the root it began with
+            (`PrivacyPlan.needs_one_root`): an epoch begun anew halfway would use examples twice.
+        capacity: Most examples a step can have; None where a draw has no bound but N.
     """
 
     method: ClassVar[str]
+
+    @classmethod
+    def from_settings(
+        cls, settings: SamplingSettings, num_examples: int, batch_size: int
+    ) -> Any: ...
 
     @property
     def num_examples(self) -> int: ...
 
     @property
     def batch_size(self) -> int: ...
+
+    @property
+    def period(self) -> int: ...
+
+    @property
+    def capacity(self) -> int | None: ...
 
     def sampler(self, randomness: Randomness) -> Sampler:
         """What draws the batches of a run."""
