@@ -2,9 +2,10 @@
 
 Independent noise can be drawn again after a crash: the ledger counts the step twice. Correlated
 noise cannot: half of a tree drawn from one root and half from another no longer cancels, and its
-accounting says nothing of it. Such a run without a seed keeps its root beside its checkpoints, in
-`noise_root`, which only its owner can read, from before the first release until training is over.
-Whoever reads it meanwhile, and sees the weights, can subtract the noise; it is never exported.
+accounting says nothing of it; nor can sampling in epochs, in which an example would come twice.
+Such a run without a seed keeps its root beside its checkpoints, in `noise_root`, which only its
+owner can read, from before the first release until training is over. Whoever reads it meanwhile,
+and sees the weights, can subtract the noise; it is never exported.
 
 Guarantees (what epsilon depends on):
     Every release of such a run, first or repeated, comes from one root, on the same devices, from
@@ -49,10 +50,10 @@ class OneRoot:
         if others:
             raise UserError(
                 f"{self.path or 'training.seed'}: {others} releases of this run were made from "
-                "another root of randomness, other data or other devices, and noise that steps "
-                f"share ({ledger.plan.mechanism.method}) cannot go on from there. Bring back "
-                "noise_root and the devices it began with; or start in a new run directory, and "
-                "count what this one spent as spent."
+                "another root of randomness, other data or other devices, and with "
+                f"{ledger.plan.sampling.method} sampling and {ledger.plan.mechanism.method} noise "
+                "its steps depend on each other. Bring back noise_root and the devices it began "
+                "with; or start in a new run directory, and count what this one spent as spent."
             )
 
     def keep(self) -> None:
