@@ -7,7 +7,8 @@ ReduceLROnPlateau placed after it can act on them; whatever is computed from tra
 says in its tag that ε does not cover it.
 
 TensorBoard orders cards by tag, and the tags are numbered so that the first screen answers: how
-accurate, how unfair, to whom, at which ε.
+accurate, how unfair, to whom, at which ε. Pictures of gaps and groups over epochs begin where the
+process began: a resumed run's earlier epochs are in its scalars.
 """
 
 from __future__ import annotations
@@ -25,6 +26,12 @@ import tensorflow as tf
 from configs.schema.evaluation import EvaluationSettings
 from evaluation.event_writer import event_writer
 from evaluation.fairness import with_soft_groups
+from evaluation.group_plots import (
+    plot_gap_history,
+    plot_group_history,
+    plot_roc,
+    plot_scores,
+)
 from evaluation.headlines import NOT_COVERED, Headline, headlines
 from evaluation.measurements import Evaluation, evaluate
 from evaluation.plots import (
@@ -88,6 +95,7 @@ class FairnessCallback(keras.callbacks.Callback):
         self._recipe_text = recipe_text
         self._hparams = hparams
         self._writer: Any = None
+        self._history: list[tuple[int, Any]] = []
 
     @classmethod
     def from_arrays(
@@ -153,11 +161,12 @@ class FairnessCallback(keras.callbacks.Callback):
         logs = {} if logs is None else logs
         self.evaluation = evaluate(self._predict(), _between_epochs(self._settings))
         shown = headlines(self.evaluation)
+        self._history.append((epoch + 1, self.evaluation.fairness))
         with self._writer.as_default(step=epoch + 1):
             _write_training_scalars(logs)
             for headline in shown:
                 _write_headline(headline)
-            _write_figures(self.evaluation)
+            _write_figures(self.evaluation, self._history)
         self._writer.flush()
         for headline in shown:
             if headline.log is not None:
@@ -216,7 +225,7 @@ def _write_headline(headline: Headline) -> None:
         tf.summary.scalar(headline.tag, headline.value, description=headline.description)
 
 
-def _write_figures(evaluation: Evaluation) -> None:
+def _write_figures(evaluation: Evaluation, history: Sequence[tuple[int, Any]]) -> None:
     fairness, performance = evaluation.fairness, evaluation.performance
     figures = {
         "2 accuracy/confusion matrix": plot_confusion(performance),
@@ -225,12 +234,19 @@ def _write_figures(evaluation: Evaluation) -> None:
     if fairness["attributes"]:
         figures["1 overview/2 who gets what"] = plot_overview(fairness)
     for attribute, comparison in fairness["attributes"].items():
-        figures[f"3 fairness/1 rates by {attribute}"] = plot_group_rates(
-            attribute, comparison, worst_label(fairness, attribute)
-        )
+        label = worst_label(fairness, attribute)
+        tag = f"3 fairness/{{}} by {attribute}".format
+        figures[tag("1 rates")] = plot_group_rates(attribute, comparison, label)
+        figures[tag("2 gaps over epochs")] = plot_gap_history(attribute, history)
+        if len(comparison["of"]) > 1:
+            continue  # of intersections, the bars and the gaps say enough
+        figures[tag("3 groups over epochs")] = plot_group_history(attribute, history, label)
+        if label in comparison["scores"]:
+            figures[tag("9 ROC and calibration")] = plot_roc(attribute, comparison, label)
+            figures[tag("9 scores")] = plot_scores(attribute, comparison, label)
     mark = "" if evaluation.covered_by_privacy_guarantee else f" ({NOT_COVERED})"
-    for tag, figure in figures.items():
-        tf.summary.image(f"{tag}{mark}", to_image(figure)[None])
+    for name, figure in figures.items():
+        tf.summary.image(f"{name}{mark}", to_image(figure)[None])
 
 
 def _write_training_scalars(logs: Mapping[str, Any]) -> None:

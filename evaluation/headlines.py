@@ -76,7 +76,7 @@ def _fairness(evaluation: Evaluation) -> Iterator[Headline]:
         if compared:
             meaning = f"The largest over attributes and intersections. {GAPS[gap].meaning}"
             yield Headline(worst_tag, max(defined) if defined else None, meaning, log=gap)
-    for order, gap in enumerate(_WATCHED, start=3):
+    for order, gap in enumerate(_WATCHED, start=4):
         for attribute, comparison in compared.items():
             # Ratios and intersections would make the progress bar too long to read.
             logged = gap in _WORST_TAGS and len(comparison["of"]) == 1
@@ -90,7 +90,7 @@ def _fairness(evaluation: Evaluation) -> Iterator[Headline]:
 
 _WORST_TAGS = {
     "demographic_parity_difference": "1 overview/3 largest selection gap",
-    "equalized_odds_difference": "3 fairness/4 equalized odds difference largest",
+    "equalized_odds_difference": "3 fairness/5 equalized odds difference largest",
 }
 _WATCHED = (
     "demographic_parity_difference",

@@ -17,8 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-_INK = "#1f2933"
-_FAINT = "#9aa5b1"
+INK = "#1f2933"
+FAINT = "#9aa5b1"
 _BLUE, _GREEN, _ORANGE, _PURPLE = "#1f6feb", "#2da44e", "#e36209", "#8250df"
 
 # A card shows a picture about 470 x 220 pixels large: everything is drawn in those proportions.
@@ -38,6 +38,7 @@ class _Row:
 
     name: str
     values: Mapping[str, float | None]
+    intervals: Mapping[str, list[float | None]]
     reasons: Mapping[str, str]
     pale: bool
     first_of_attribute: bool
@@ -59,7 +60,7 @@ def plot_overview(fairness: Mapping[str, Any]) -> Figure:
         for attribute, comparison in alone.items()
         for row in _rows(comparison, labels[attribute])
     ]
-    shown = "” / “".join(_shorten(label) for label in dict.fromkeys(labels.values()))
+    shown = "” / “".join(shorten(label) for label in dict.fromkeys(labels.values()))
     panels = {
         "selection_rate": (f"given “{shown}”", _BLUE),
         "accuracy": ("answered rightly (accuracy)", _PURPLE),
@@ -96,16 +97,23 @@ def plot_group_rates(attribute: str, comparison: Mapping[str, Any], label: str) 
         "true_positive_rate": ("true positive rate", _GREEN),
         "false_positive_rate": ("false positive rate", _ORANGE),
     }
-    return _plot_rows(f"“{_shorten(label)}” by {attribute}", _rows(comparison, label), panels)
+    return _plot_rows(f"“{shorten(label)}” by {attribute}", _rows(comparison, label), panels)
 
 
 def _rows(comparison: Mapping[str, Any], label: str) -> list[_Row]:
     present = {name: group for name, group in comparison["groups"].items() if group["count"]}
     return [
         _Row(
-            name=f"{_shorten(name)}  ({group['count']:,}{', few' if group['too_small'] else ''})",
+            name=f"{shorten(name)}  ({group['count']:,}{', few' if group['too_small'] else ''})",
             values={**group["rates"][label], "accuracy": group["accuracy"]},
-            reasons=group["rates"][label]["reasons"],
+            intervals={
+                **group["rates"][label]["intervals"],
+                "accuracy": group["accuracy_interval"],
+            },
+            reasons={
+                **group["rates"][label]["reasons"],
+                **({"accuracy": "no examples"} if group["accuracy"] is None else {}),
+            },
             pale=group["too_small"],
             first_of_attribute=index == 0,
         )
@@ -115,33 +123,41 @@ def _rows(comparison: Mapping[str, Any], label: str) -> list[_Row]:
 
 def _plot_rows(title: str, rows: list[_Row], panels: Mapping[str, tuple[str, str]]) -> Figure:
     extra = max(0, len(rows) - _ROWS_BEFORE_GROWING) * _INCHES_PER_ROW
-    figure = _blank(_HEIGHT_INCHES + extra)
+    figure = blank(_HEIGHT_INCHES + extra)
     heights = np.arange(len(rows)) + 0.45 * np.cumsum([row.first_of_attribute for row in rows])
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (rate, (heading, colour)) in zip(grid, panels.items(), strict=True):
-        highest = max([row.values[rate] or 0.0 for row in rows], default=0.0)
+        highest = max(
+            [max(row.values[rate] or 0.0, row.intervals[rate][1] or 0.0) for row in rows],
+            default=0.0,
+        )
         limit = max(highest, 0.05) * 1.28  # room for the number beside the longest bar
         for height, row in zip(heights, rows, strict=True):
             value = row.values[rate]
             axes.barh(height, value or 0.0, 0.72, color=colour, alpha=0.3 if row.pale else 1.0)
+            low, high = row.intervals[rate]
+            reach = value or 0.0
+            if value is not None and low is not None and high is not None:
+                axes.plot([low, high], [height, height], color=INK, linewidth=1.6, alpha=0.7)
+                reach = max(value, high)
             axes.text(
-                (value or 0.0) + 0.02 * limit,
+                reach + 0.02 * limit,
                 height,
                 f"undefined: {row.reasons[rate]}" if value is None else f"{value:.1%}",
                 va="center",
                 fontsize=9,
-                color=_FAINT if value is None else _INK,
+                color=FAINT if value is None else INK,
             )
         axes.set_xlim(0, limit)
         axes.set_xticks([])
-        axes.set_title(heading, fontsize=10, color=_INK, loc="left")
-        _tidy(axes)
+        axes.set_title(heading, fontsize=10, color=INK, loc="left")
+        tidy(axes)
         axes.spines["bottom"].set_visible(False)
         axes.tick_params(length=0)
     grid[0].set_yticks(heights, [row.name for row in rows])
     if rows:
         grid[0].set_ylim(heights[-1] + 0.6, heights[0] - 0.6)
-    figure.suptitle(title, fontsize=10.5, fontweight="bold", color=_INK)
+    figure.suptitle(title, fontsize=10.5, fontweight="bold", color=INK)
     return figure
 
 
@@ -151,7 +167,7 @@ def plot_confusion(performance: Mapping[str, Any]) -> Figure:
     counts = np.asarray(performance["confusion_matrix"])
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
-    figure = _blank()
+    figure = blank()
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     if len(names) <= _MOST_LABELS_WITH_NUMBERS:
@@ -164,24 +180,24 @@ def plot_confusion(performance: Mapping[str, Any]) -> Figure:
                 ha="center",
                 va="center",
                 fontsize=12 if few else 8,
-                color="white" if share > 0.55 else _INK,
+                color="white" if share > 0.55 else INK,
             )
-        ticks = [_shorten(name, 12) for name in names]
+        ticks = [shorten(name, 12) for name in names]
         axes.set_xticks(range(len(names)), ticks)
         axes.set_yticks(range(len(names)), ticks)
-    _tidy(axes)
+    tidy(axes)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    axes.set_xlabel("answer", color=_INK)
-    axes.set_ylabel("truth", color=_INK)
+    axes.set_xlabel("answer", color=INK)
+    axes.set_ylabel("truth", color=INK)
     title = f"Confusion (accuracy {performance['accuracy']:.1%})"
-    figure.suptitle(title, fontsize=10.5, fontweight="bold", color=_INK)
+    figure.suptitle(title, fontsize=10.5, fontweight="bold", color=INK)
     return figure
 
 
 def plot_reliability(performance: Mapping[str, Any]) -> Figure:
     """Reliability diagram: accuracy against confidence, over how many examples have it."""
-    figure = _blank()
+    figure = blank()
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     least = 1 / len(performance["labels"])  # no largest probability is below it
     title = "Reliability"
@@ -196,22 +212,22 @@ def plot_reliability(performance: Mapping[str, Any]) -> Figure:
         heights = [b["accuracy"] for b in filled]
         upper.bar(edges, heights, width=widths, align="edge", color=_BLUE, label="accuracy")
         confidences = [b["confidence"] for b in filled]
-        upper.plot(confidences, heights, "o", color=_INK, markersize=3, label="mean confidence")
+        upper.plot(confidences, heights, "o", color=INK, markersize=3, label="mean confidence")
         sizes = [b["count"] for b in filled]
-        bars = lower.bar(edges, sizes, width=widths, align="edge", color=_FAINT)
-        lower.bar_label(bars, [f"{size:,}" for size in sizes], fontsize=7.5, color=_INK, padding=1)
+        bars = lower.bar(edges, sizes, width=widths, align="edge", color=FAINT)
+        lower.bar_label(bars, [f"{size:,}" for size in sizes], fontsize=7.5, color=INK, padding=1)
         lower.set_ylim(0, 1.5 * max(sizes))
     upper.plot([0, 1], [0, 1], "--", color=_ORANGE, linewidth=1.2, label="perfect")
     upper.set_ylim(0, 1.04)
-    upper.set_ylabel("accuracy", fontsize=9, color=_INK)
+    upper.set_ylabel("accuracy", fontsize=9, color=INK)
     upper.legend(frameon=False, fontsize=8.5, loc="upper left", ncols=3)
-    lower.set_ylabel("examples", fontsize=9, color=_INK)
+    lower.set_ylabel("examples", fontsize=9, color=INK)
     lower.set_yticks([])
-    lower.set_xlabel("confidence (largest probability)", fontsize=9, color=_INK)
+    lower.set_xlabel("confidence (largest probability)", fontsize=9, color=INK)
     lower.set_xlim(max(0.0, least - 0.04), 1.0)
     for axes in (upper, lower):
-        _tidy(axes)
-    figure.suptitle(title, fontsize=10.5, fontweight="bold", color=_INK)
+        tidy(axes)
+    figure.suptitle(title, fontsize=10.5, fontweight="bold", color=INK)
     return figure
 
 
@@ -240,17 +256,20 @@ def worst_label(fairness: Mapping[str, Any], attribute: str) -> str:
     return fairness["positive_labels"][-1] if gap["value"] is None else gap["label"]
 
 
-def _blank(height: float = _HEIGHT_INCHES) -> Figure:
+def blank(height: float = _HEIGHT_INCHES) -> Figure:
+    """An empty figure in a card's proportions, unless higher."""
     return Figure(
         figsize=(_WIDTH_INCHES, height), dpi=_DOTS_PER_INCH, layout="constrained", facecolor="white"
     )
 
 
-def _tidy(axes: Axes) -> None:
-    axes.tick_params(labelsize=9.5, colors=_INK)
+def tidy(axes: Axes) -> None:
+    """Takes away what carries nothing."""
+    axes.tick_params(labelsize=9.5, colors=INK)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_FAINT)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
 
 
-def _shorten(name: str, longest: int = _LONGEST_NAME) -> str:
+def shorten(name: str, longest: int = _LONGEST_NAME) -> str:
+    """Cuts a long name."""
     return name if len(name) <= longest else name[: longest - 1] + "…"

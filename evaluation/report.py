@@ -17,6 +17,7 @@ from rich.text import Text
 from evaluation.measurements import Evaluation
 
 _WIDEST = 100
+_SHOWN_GAPS = ("demographic_parity_difference", "equalized_odds_difference")
 _RULE_UNDER_HEAD = box.SIMPLE_HEAD
 _INTERVAL_COLUMNS = len("0.000 (0.000, 0.000)")
 
@@ -43,6 +44,8 @@ def print_report(
     parts: list[Table | Text] = [_headline(evaluation, privacy, seconds)]
     if evaluation.fairness["attributes"]:
         parts += [_gaps(evaluation), *_remarks(evaluation)]
+    if evaluation.counterfactual is not None:
+        parts.append(_counterfactuals(evaluation.counterfactual))
     parts.append(_places(paths))
     for part in parts:
         if isinstance(part, Table):
@@ -134,7 +137,13 @@ def _remarks(evaluation: Evaluation) -> list[Text]:
         ]
         for attribute, comparison in evaluation.fairness["attributes"].items()
     }
-    return [
+    uncertain = [
+        Text(f"{attribute}: {gap['warning']} ({name.replace('_', ' ')})", style="dim")
+        for attribute, comparison in evaluation.fairness["attributes"].items()
+        for name, gap in comparison["gaps"].items()
+        if name in _SHOWN_GAPS and gap.get("warning")
+    ]
+    return uncertain + [
         Text(
             f"{attribute}: fewer than {minimum} examples, kept out of the gaps: {', '.join(names)}",
             style="dim",
@@ -142,6 +151,25 @@ def _remarks(evaluation: Evaluation) -> list[Text]:
         for attribute, names in small.items()
         if names
     ]
+
+
+def _counterfactuals(section: Mapping[str, Any]) -> Table:
+    table = _new_table(
+        "Had the person been another: how often and how far answers move", ruled=True
+    )
+    table.add_column("changed")
+    table.add_column("examples", justify="right")
+    table.add_column("answers that flip", min_width=_INTERVAL_COLUMNS)
+    table.add_column("mean shift of the score", min_width=_INTERVAL_COLUMNS)
+    for name, found in section["perturbations"].items():
+        if found["flip_rate"] is None:
+            table.add_row(name, "0", f"undefined: {found['reason']}", "")
+            continue
+        low, high = found["flip_rate_interval"]
+        flips = {"value": found["flip_rate"], "low": low, "high": high}
+        shift = {**found["score_shift"], "value": found["score_shift"]["mean"]}
+        table.add_row(name, f"{found['changed']:,}", _interval(flips), _interval(shift))
+    return table
 
 
 def _places(paths: Mapping[str, Path]) -> Table:

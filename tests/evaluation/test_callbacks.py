@@ -102,6 +102,10 @@ def test_pictures_recipe_and_hparams_are_there(fit):
         "2 accuracy/confusion matrix",
         "2 accuracy/reliability",
         "3 fairness/1 rates by sex",
+        "3 fairness/2 gaps over epochs by sex",
+        "3 fairness/3 groups over epochs by sex",
+        "3 fairness/9 ROC and calibration by sex",
+        "3 fairness/9 scores by sex",
     ):
         width, height, png = events.Tensors(tag)[-1].tensor_proto.string_val
         assert png.startswith(b"\x89PNG")
