@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import tensorflow as tf
 
@@ -25,6 +25,7 @@ class Grouping:
     shares: tuple[float, ...]
 
 
+@runtime_checkable
 class ClipMethod(Protocol):
     """A way of bounding per-example gradients: public numbers only.
 
