@@ -72,6 +72,8 @@ def main(argv: Sequence[str]) -> None:
 
 def account_of(ledger: Ledger) -> dict[str, Any]:
     """What was spent, what was planned, and by which releases; fit for JSON."""
+    from training.privacy.comparison import compared
+
     plan, spans, spent = ledger.plan, [], 0
     for span in spans_of(ledger.history):
         spent += span.releases
@@ -83,6 +85,7 @@ def account_of(ledger: Ledger) -> dict[str, Any]:
         "planned_epsilon": plan.epsilon(plan.steps),
         "planned_releases": plan.steps,
         "repeated_releases": sum(span["repeated_steps"] for span in spans),
+        "comparison": compared(plan.event(ledger.releases), plan.delta),
         "plan": plan.to_dict(),
         "spans": spans,
     }
@@ -114,6 +117,10 @@ def _print(root: str, account: dict[str, Any]) -> None:
         f"{account['planned_releases']:,}.",
         soft_wrap=True,
     )
+    others = [name for name in account["comparison"] if name != account["plan"]["accountant"]]
+    if others:
+        said = ", ".join(f"{name} {account['comparison'][name]:.4g}" for name in others)
+        console.print(f"For comparison, of what was spent: {said}.", soft_wrap=True)
     if account["repeated_releases"]:
         console.print(
             f"{account['repeated_releases']:,} releases repeat a step after an interruption, with "

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from configs.schema import Recipe, SettingError, UserError, require
 from scripts.arguments import parse_recipe, publishable, recipe_parser, recipe_text
 from scripts.command import BEGAN, run_command, start_tensorflow
@@ -55,12 +57,23 @@ def train(recipe: Recipe, root: str, *, debug: bool = False) -> None:
     from training.run_lock import RunLock
 
     run = RunDirectory.at(root)
+    recipe = _as_begun(recipe, run)
     run.refuse_other(recipe_text(recipe))
     if run.evaluation.exists() and run.export.exists():
         _show_finished(run)
         return
     with RunLock(run.root) as lock:
         _train(recipe, run, lock)
+
+
+def _as_begun(recipe: Recipe, run: RunDirectory) -> Recipe:
+    """The recipe with what its run found by calibration, so that it is the run's own recipe."""
+    if recipe.privacy.calibrate == "noise" or not run.config.exists():
+        return recipe
+    found = yaml.safe_load(run.config.read_text(encoding="utf-8"))["training"]
+    names = {"steps": ("epochs", "steps"), "batch_size": ("batch_size",)}[recipe.privacy.calibrate]
+    training = replace(recipe.training, **{name: found.get(name) for name in names})
+    return replace(recipe, training=training)
 
 
 def _train(recipe: Recipe, run: RunDirectory, lock: RunLock) -> None:
@@ -74,6 +87,7 @@ def _train(recipe: Recipe, run: RunDirectory, lock: RunLock) -> None:
     from training.step_clock import StepClock
 
     session = open_session(recipe, run)
+    recipe = session.recipe  # what was to be calibrated is filled in
     _require_measurable(session)
     refuse_other_data(run, session.dataset)
     workers = session.workers

@@ -19,6 +19,7 @@ from models import BuiltModel, build, export_saved_model, save_keras
 from training.checkpoints import Checkpoints
 from training.differences import differences
 from training.files import is_local, sync_tree, unwritable, upload_tree, write_atomically, writing
+from training.privacy.comparison import compared
 from training.privacy.ledger import Ledger
 from training.run_directory import RunDirectory
 
@@ -109,6 +110,7 @@ def describe_privacy(ledger: Ledger | None, *, reproducible: bool) -> dict[str, 
         "clipping_norm": plan.clipping_norm,
         "plan": plan.to_dict(),
         "accountant": plan.accountant,
+        "comparison": compared(plan.event(ledger.releases), plan.delta),
         "reproducible": reproducible,
         "statement": plan.statement(ledger.releases, reproducible=reproducible),
     }
@@ -119,7 +121,14 @@ _BRIEF = ("epsilon", "delta", "releases", "noise_multiplier", "clipping_norm", "
 
 def brief_privacy(section: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """The numbers of the privacy section, without the statement in words."""
-    return None if section is None else {key: section[key] for key in _BRIEF if key in section}
+    if section is None:
+        return None
+    brief = {key: section[key] for key in _BRIEF if key in section}
+    others = section.get("comparison", {}).items()
+    said = ", ".join(
+        f"{name} {epsilon:.4g}" for name, epsilon in others if name != section["accountant"]
+    )
+    return {**brief, **({"other accountants say": said} if said else {})}
 
 
 def restore_model(run: RunDirectory, recipe: Recipe) -> tuple[BuiltModel, DatasetInfo]:

@@ -23,6 +23,7 @@ from configs.schema import Recipe, SettingError, TrainingSettings, UserError
 from data import Dataset, PreparedSplit
 from models import BuiltModel
 from training.batching import Batching, ShuffledSampler
+from training.calibration import resolved
 from training.checkpoints import Checkpoints
 from training.feeding import ReplicaFeed
 from training.frozen_features import fits_in_memory, through_prefix
@@ -74,13 +75,21 @@ def run_length(settings: TrainingSettings, num_examples: int) -> Length:
 
 
 def physical_size(
-    settings: TrainingSettings, *, private: bool, examples: int, replicas: int
+    settings: TrainingSettings,
+    *,
+    private: bool,
+    examples: int,
+    replicas: int,
+    capacity: int | None = None,
 ) -> int:
-    """Examples of a physical batch over all replicas, a multiple of `replicas`."""
+    """Examples of a physical batch over all replicas, a multiple of `replicas`.
+
+    `capacity`: the most examples that a step can have, where sampling bounds them.
+    """
     size = settings.physical_batch_size
     if size is None:
-        size = settings.batch_size
-        if private:
+        size = capacity or settings.batch_size
+        if private and capacity is None:
             # Two standard deviations of room: 98 % of Poisson draws fit one physical batch.
             size = min(examples, size + 2 * math.isqrt(size) + 1)
             size = min(examples, -(-size // 8) * 8)
@@ -147,7 +156,11 @@ class Session:
         settings = self.recipe.training
         replicas = self.strategy.num_replicas_in_sync
         size = physical_size(
-            settings, private=self.plan is not None, examples=len(self.train), replicas=replicas
+            settings,
+            private=self.plan is not None,
+            examples=len(self.train),
+            replicas=replicas,
+            capacity=None if self.plan is None else self.plan.sampling.capacity,
         )
         sampler = (
             ShuffledSampler(len(self.train), settings.batch_size, self.randomness)
@@ -195,9 +208,10 @@ class Session:
             return OneRoot(self.randomness)
         if not isinstance(run.noise_root, Path):
             raise UserError(
-                f"{run.root}: the root of noise that steps share (privacy.mechanism.method: "
-                f"{self.plan.mechanism.method}) is kept with the run, and only a disk can keep it "
-                "from other readers. Name a run directory on a disk, or set training.seed."
+                f"{run.root}: with {self.plan.sampling.method} sampling and "
+                f"{self.plan.mechanism.method} noise the root of randomness is kept with the run, "
+                "and only a disk can keep it from other readers. Name a run directory on a disk, "
+                "or set training.seed."
             )
         return OneRoot(self.randomness, run.noise_root)
 
@@ -281,16 +295,19 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
     Raises:
         UserError: For whatever in the recipe cannot be carried out.
     """
-    settings = recipe.training
-    if settings.seed is not None:
+    if recipe.training.seed is not None:
         # Nothing here draws from a global generator, which is therefore left alone; the sums
         # that TensorFlow adds up in no fixed order are what this is for.
         tf.config.experimental.enable_op_determinism()
-    strategy = resolve_strategy(settings.strategy)
+    strategy = resolve_strategy(recipe.training.strategy)
     workers = Workers(strategy)
-    randomness = _shared_randomness(recipe, workers, run)
-    keras.config.set_dtype_policy(settings.precision)
+    keras.config.set_dtype_policy(recipe.training.precision)
     dataset = data.load(recipe.data)
+    recipe = resolved(
+        recipe, len(dataset.train), lambda settings, records: run_length(settings, records).steps
+    )
+    settings = recipe.training
+    randomness = _shared_randomness(recipe, workers, run)
     files = sorted(dataset.info.provenance.sha256.items())
     workers.require_same(
         hashlib.sha256(repr((recipe, len(dataset.train), files)).encode()).hexdigest(),

@@ -19,7 +19,8 @@ convolution, by FFT. What that leaves out goes to delta, upwards: the chance tha
 sum lies beyond the grid (the latter by Chernoff), and twice the negative mass that the FFT's
 rounding left. For (1 - g W)+ an X_t above T counts as T: either way W >= 1 and the term is zero.
 The result is an upper bound for every grid, close for a fine one (tested by Monte Carlo). Below a
-noise multiplier of about 0.6 the grid cannot be fine and the bound is loose.
+noise multiplier of about 0.6 the grid cannot be fine and the bound is loose; never looser than
+one Gaussian release with the example's step given away.
 The idea of working with the distribution of W itself: Feldman and Shenfeld 2026, arXiv:2602.17284.
 """
 
@@ -31,6 +32,8 @@ from functools import lru_cache
 import numpy as np
 from scipy import fft
 from scipy.special import ndtr, ndtri
+
+from training.privacy.profiles import SampledGaussian
 
 _TAIL = 1e-13  # what may be cut off the distribution of one X and of their sum
 _FINENESS = 0.02  # width of a cell, as a share of the middle of X's distribution
@@ -54,12 +57,19 @@ class AllocatedGaussian:
     def forward(self, epsilons: np.ndarray) -> np.ndarray:
         tail = _above(self)
         first = np.searchsorted(tail.values, np.exp(epsilons))
-        return tail.cut + np.maximum(tail.mass_p[first] - np.exp(epsilons) * tail.mass_q[first], 0)
+        found = tail.mass_p[first] - np.exp(epsilons) * tail.mass_q[first]
+        return np.minimum(tail.cut + np.maximum(found, 0), self._step_known(epsilons))
 
     def backward(self, epsilons: np.ndarray) -> np.ndarray:
         tail = _below(self)
         last = np.searchsorted(tail.values, np.exp(-epsilons))
-        return tail.cut + np.maximum(tail.mass_q[last] - np.exp(epsilons) * tail.mass_p[last], 0)
+        found = tail.mass_q[last] - np.exp(epsilons) * tail.mass_p[last]
+        return np.minimum(tail.cut + np.maximum(found, 0), self._step_known(epsilons))
+
+    def _step_known(self, epsilons: np.ndarray) -> np.ndarray:
+        """What it costs to give the example's step away: by convexity never less."""
+        gaussian = SampledGaussian(1.0, self.noise_multiplier).forward(epsilons)
+        return self.released / self.bins * gaussian
 
 
 @dataclass(frozen=True)

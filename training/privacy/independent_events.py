@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import dp_accounting
+from dp_accounting import DpEvent
 
 from training.privacy.allocation import AllocatedGaussian
 from training.privacy.mechanisms import GaussianMechanism
@@ -37,8 +38,6 @@ from training.privacy.sampling import (
     ShuffledSampling,
     TruncatedPoissonSampling,
 )
-
-DpEvent = dp_accounting.DpEvent
 
 
 def poisson_gaussian_event(

@@ -16,6 +16,7 @@ from typing import Any
 
 import dp_accounting
 import numpy as np
+from dp_accounting import NeighboringRelation as Relation
 from dp_accounting import pld, rdp
 from dp_accounting.pld import pld_pmf
 from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
@@ -24,8 +25,6 @@ from training.privacy.profiles import Profile
 
 _TAIL = 1e-18
 _MOST_EPSILON = 500.0
-
-Relation = dp_accounting.NeighboringRelation
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,8 @@ class ProfiledDpEvent(dp_accounting.DpEvent):
 
 class ProfilePldAccountant(pld.PLDAccountant):
     """The exact accountant; also takes `ProfiledDpEvent`."""
+
+    _pld: PrivacyLossDistribution
 
     def _maybe_compose(self, event: dp_accounting.DpEvent, count: int, do_compose: bool) -> Any:
         if not isinstance(event, ProfiledDpEvent):

@@ -11,6 +11,7 @@ import sys
 
 sys.skip_tf_privacy_import = True  # type: ignore[attr-defined]
 
+from tensorflow_privacy.privacy.analysis import gdp_accountant  # noqa: E402
 from tensorflow_privacy.privacy.dp_query.gaussian_query import GaussianSumQuery  # noqa: E402
 from tensorflow_privacy.privacy.dp_query.normalized_query import NormalizedQuery  # noqa: E402
 from tensorflow_privacy.privacy.dp_query.quantile_adaptive_clip_sum_query import (  # noqa: E402
@@ -31,4 +32,5 @@ __all__ = [
     "QuantileEstimatorQuery",
     "TreeAggregator",
     "ValueGenerator",
+    "gdp_accountant",
 ]
