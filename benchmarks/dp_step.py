@@ -2,6 +2,7 @@
 
     python -m benchmarks.dp_step --model bert --batch 32 --size 128
     python -m benchmarks.dp_step --model resnet50 --batch 32 --size 64 --json
+    python -m benchmarks.dp_step --model bert --profile --explain
 
 A step is forward, backward, clipping, noise and optimizer, on one fixed batch. Timings on shared
 machines wander, so both sides alternate and the ratio is of medians, with its quartiles; ratios of
@@ -20,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.operations import print_profile
 from benchmarks.workloads import MODELS, MODES, Workload
 
 
@@ -91,6 +93,24 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def _show(arguments: argparse.Namespace) -> None:
+    """What the step does, in place of how long it takes."""
+    workload = _workload(arguments)
+    built = workload.build()
+    if arguments.explain:
+        from training.losses import cross_entropy
+        from training.privacy.explanation import explain, print_explanations
+
+        loss = cross_entropy([str(i) for i in range(built.model.output.shape[-1])])
+        print_explanations(explain(built.model, loss, workload.batch))
+    if arguments.profile:
+        for mode in ("plain", "private"):
+            step = workload.stepper(mode, built)
+            step()
+            step()
+            print_profile(step, f"{workload.model}: a {mode} step")
+
+
 def main() -> None:
     """Prints the figures, as a table or as one JSON line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.dp_step", description=__doc__)
@@ -102,6 +122,8 @@ def main() -> None:
     parser.add_argument("--keras", action="store_true", help="also time Keras' train_on_batch")
     parser.add_argument("--no-memory", action="store_true", help="skip the memory processes")
     parser.add_argument("--json", action="store_true", help="print one JSON line")
+    parser.add_argument("--profile", action="store_true", help="show where the time goes")
+    parser.add_argument("--explain", action="store_true", help="show how each layer is clipped")
     parser.add_argument("--memory-of", choices=MODES, default=None, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
@@ -110,6 +132,9 @@ def main() -> None:
         for _ in range(3):
             step()
         print(_own_peak_gb())
+        return
+    if arguments.profile or arguments.explain:
+        _show(arguments)
         return
     result = _measure(arguments)
     if arguments.json:

@@ -98,6 +98,14 @@ def vision_transformer() -> tuple[keras.Model, Any]:
     return keras.Model(backbone.input, L.Dense(3)(backbone.output[:, 0])), pictures(16)
 
 
+def grouped_query_attention() -> tuple[keras.Model, Any]:
+    """Four query heads on two heads of keys and values, through EinsumDense projections."""
+    x = keras.Input((6,), dtype="int32")
+    y = L.Embedding(20, 8)(x)
+    y = L.GroupQueryAttention(head_dim=4, num_query_heads=4, num_key_value_heads=2)(y, y)
+    return keras.Model(x, L.Dense(3)(L.GlobalAveragePooling1D()(y))), numbers(6, below=20)
+
+
 def decoder_with_tied_embeddings() -> tuple[keras.Model, Any]:
     import keras_hub
 
@@ -125,6 +133,7 @@ MODELS: dict[str, Callable[[], tuple[keras.Model, Any]]] = {
     "mobilenet": mobilenet,
     "lstm": lstm_classifier,
     "vision_transformer": vision_transformer,
+    "grouped_query_attention": grouped_query_attention,
     "decoder_with_tied_embeddings": decoder_with_tied_embeddings,
 }
 
