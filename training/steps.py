@@ -329,7 +329,11 @@ class PrivateStep(TrainingStep):
         return [] if self._bound is None else [self._bound]
 
     def released(self) -> dict[str, float]:
-        return {} if self._bound is None else {"clipping_norm": float(self._bound)}
+        return (
+            {}
+            if self._bound is None
+            else {"clipping_norm": float(tf.convert_to_tensor(self._bound))}
+        )
 
     def draws(self, step: int, randomness: Randomness) -> Draws:
         released = max(1, len(self._variables)) + self._further_sums

@@ -250,9 +250,9 @@ def clipped_gradient_sum(
 
 def _method(clipping: ClipMethod | tf.Tensor | float) -> tuple[ClipMethod, tf.Tensor | float]:
     """The method, and the bound in use; a bound alone, perhaps a tensor, means flat clipping."""
-    if isinstance(clipping, (int, float)) or tf.is_tensor(clipping):
-        return FlatClipping(1.0), clipping
-    return clipping, clipping.clipping_norm
+    if isinstance(clipping, ClipMethod):
+        return clipping, clipping.clipping_norm
+    return FlatClipping(1.0), clipping
 
 
 def _squared_norms(
