@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jsonargparse
 
@@ -24,7 +24,11 @@ from scripts.arguments import new_parser, parse, parse_recipe, recipe_parser, re
 from scripts.command import run_command
 
 # What `--convert` is called -> what a ResNet50's recipe calls it.
-_CONVERSIONS = {"group": "group", "frozen": "frozen_batch"}
+Conversion = Literal["group", "frozen"]
+_CONVERSIONS: dict[Conversion, Literal["group", "frozen_batch"]] = {
+    "group": "group",
+    "frozen": "frozen_batch",
+}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -50,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
         explain_recipe(arguments.recipe)
 
 
-def check(recipe: Recipe, convert: str | None = None, output: Path | None = None) -> None:
+def check(recipe: Recipe, convert: Conversion | None = None, output: Path | None = None) -> None:
     """Prints "no problem found", or every problem; writes the converted recipe if asked for.
 
     Raises:
@@ -93,7 +97,7 @@ def explain_recipe(recipe: Recipe) -> None:
     )
 
 
-def check_file(path: Path, convert: str | None = None, output: Path | None = None) -> None:
+def check_file(path: Path, convert: Conversion | None = None, output: Path | None = None) -> None:
     """The same for a model in a `.keras` file.
 
     Raises:

@@ -76,6 +76,7 @@ class PrivateModel(WrappingModel):
         self._physical_batch_size = physical_batch_size
         self._randomness: Randomness | None = None
         self._step: KerasStep | None = None
+        self._carried: tuple[np.ndarray, ...] = ()
         self._loss: Any = None
 
     @property
@@ -124,7 +125,7 @@ class PrivateModel(WrappingModel):
             run_eagerly=run_eagerly,
         )
         self._loss = per_example_loss(loss)
-        self._step = None
+        self._drop_step()
         with self.distribute_strategy.scope():
             super().compile(
                 optimizer=optimizer,
@@ -221,7 +222,7 @@ class PrivateModel(WrappingModel):
                 listed.on_epoch_begin(epoch)
                 done = (epoch - initial_epoch) * per_epoch
                 self._epoch(min(per_epoch, steps - done), step, batching, batches, listed)
-                logs = self._logs()
+                logs = self._logs(step)
                 logs.update(validate(epoch, listed))
                 listed.on_epoch_end(epoch, logs)
                 if self.stop_training:
@@ -229,7 +230,7 @@ class PrivateModel(WrappingModel):
         except BaseException:
             # Half a logical batch may wait in the sums; added to the next, its examples would
             # count twice.
-            self._step = None
+            self._drop_step()
             raise
         step.finalize()
         listed.on_train_end(logs)
@@ -251,7 +252,7 @@ class PrivateModel(WrappingModel):
             for _ in range(stride):
                 self._take(step, batching, batches)
             done += stride
-            callbacks.on_train_batch_end(done - 1, self._logs())
+            callbacks.on_train_batch_end(done - 1, self._logs(step))
 
     def _take(self, step: KerasStep, batching: Batching, batches: Iterator[Any]) -> None:
         number = self.releases
@@ -264,8 +265,9 @@ class PrivateModel(WrappingModel):
         self._budget.spend(self._root().fingerprint)
         step.finish(last, draws, accumulated=count > 1)
 
-    def _logs(self) -> dict[str, float]:
-        return {name: float(value) for name, value in self.get_metrics_result().items()}
+    def _logs(self, step: KerasStep) -> dict[str, float]:
+        measured = {name: float(value) for name, value in self.get_metrics_result().items()}
+        return {**measured, **step.released()}
 
     def _batching(self) -> Batching:
         replicas = self.distribute_strategy.num_replicas_in_sync
@@ -311,8 +313,18 @@ class PrivateModel(WrappingModel):
             jit_compile=bool(self.jit_compile),
         )
         step.trace(replicated(source, self._batching(), strategy, 0, 0).element_spec)
+        if self.releases:
+            step.recall(self.releases, self._root())
+        for variable, value in zip(step.state, self._carried, strict=False):
+            variable.assign(value)
         self._step = step
         return step
+
+    def _drop_step(self) -> None:
+        """Forgets the compiled step and what it has summed, but not the bound it has reached."""
+        if self._step is not None:
+            self._carried = tuple(variable.numpy() for variable in self._step.state)
+        self._step = None
 
     def _context(self, source: Source) -> str:
         """What, beside the seed, names the random streams: runs that differ in it share none."""
