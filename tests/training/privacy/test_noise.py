@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
+from training.privacy.noise import with_noise
 from training.privacy.plan import PrivacyPlan
 from training.randomness import Randomness
 
@@ -95,6 +96,27 @@ def test_noise_is_added_to_the_sum():
     noised, _, _ = query.get_noised_result([total], state)
     alone = noise(0, shapes=[(50, 40)])[0]
     assert noised[0].numpy() - total.numpy() == pytest.approx(alone, abs=1e-4)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_draw_that_is_taken_back_cancels_to_the_last_bit(jit_compile):
+    (seed,) = Randomness.from_seed(2).stateless_seeds("noise", 0, 1)
+    add = tf.function(
+        lambda total, sign: with_noise(total, sign * tf.constant([2.0, 0.0]), tf.stack([seed] * 2)),
+        jit_compile=jit_compile,
+    )
+    zero = tf.zeros([4_000])
+    added, taken = (add(zero, tf.constant(sign)).numpy() for sign in (1.0, -1.0))
+    assert added.std() == pytest.approx(2.0, rel=0.06)  # standard error 1.1 %
+    assert np.array_equal(added, -taken)
+
+
+def test_terms_add_up_with_their_coefficients():
+    seeds = Randomness.from_seed(2).stateless_seeds("noise", 0, 3)
+    zero = tf.zeros([2_000])
+    alone = [with_noise(zero, tf.ones([1]), seeds[term : term + 1]).numpy() for term in range(3)]
+    found = with_noise(zero, tf.constant([1.5, -0.5, 0.0]), tf.constant(seeds)).numpy()
+    assert found == pytest.approx(1.5 * alone[0] - 0.5 * alone[1], abs=1e-5)
 
 
 def test_query_reports_the_event_that_is_accounted():
