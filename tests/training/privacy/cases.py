@@ -266,6 +266,19 @@ def _convolution(
 
 
 @st.composite
+def conv3d_channels_first(draw: st.DrawFn) -> Case:
+    """The only rank whose forward pass TensorFlow has on every CPU with the channels first.
+
+    Keras adds a bias along the last axis where that has the channels' size: hence none.
+    """
+    motion = _motion(draw, 3)
+    return Case(
+        lambda: L.Conv3D(4, data_format="channels_first", use_bias=False, **motion),
+        (2, *_SIZES[3]),
+    )
+
+
+@st.composite
 def conv2d_otherwise(draw: st.DrawFn) -> Case:
     """Grouped kernels and LoRA."""
     kind = draw(st.sampled_from(["grouped", "lora", "depthwise"]))
@@ -396,7 +409,11 @@ CASES: dict[tuple[str, str], dict[str, st.SearchStrategy[Case]]] = {
     ("keras", "Conv2D"): {
         "ConvolutionRule": st.one_of(_convolution(2, groups=ONE), conv2d_otherwise()),
     },
-    ("keras", "Conv3D"): {"ConvolutionRule": _convolution(3, groups=ONE, lora=True)},
+    ("keras", "Conv3D"): {
+        "ConvolutionRule": st.one_of(
+            _convolution(3, groups=ONE, lora=True), conv3d_channels_first()
+        )
+    },
     ("keras", "DepthwiseConv1D"): {"DepthwiseConvolutionRule": _depthwise(1)},
     ("keras", "DepthwiseConv2D"): {"DepthwiseConvolutionRule": _depthwise(2)},
     ("keras", "SeparableConv1D"): {"SeparableConvolutionRule": _separable(1)},
