@@ -35,7 +35,7 @@ def problems_of(model: keras.Model, loss: PerExampleLoss | None = None) -> list[
         model: A built model whose inputs are known.
         loss: If given, checked for one loss an example.
     """
-    inputs = tf.nest.map_structure(_specification, model.input)
+    inputs = tf.nest.map_structure(_specification, _inputs_of(model))
     try:
         sites = find_sites(model)
     except UserError as error:
@@ -46,13 +46,19 @@ def problems_of(model: keras.Model, loss: PerExampleLoss | None = None) -> list[
     return problems
 
 
+def _inputs_of(model: keras.Model) -> Any:
+    """The symbolic inputs, nested as the model takes them."""
+    # A sequential model keeps its graph in a model inside, and has no input of its own.
+    return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+
+
 def _specification(tensor: Any) -> tf.TensorSpec:
     shape = [_SIZE, *(8 if size is None else size for size in tensor.shape[1:])]
     return tf.TensorSpec(shape, tensor.dtype)
 
 
 def _problems_of_loss(model: keras.Model, loss: PerExampleLoss) -> list[Problem]:
-    logits = tf.zeros([_SIZE, *model.output_shape[1:]])
+    logits = tf.zeros([_SIZE, *model.outputs[0].shape[1:]])
     try:
         shape = loss(tf.zeros([_SIZE], tf.int32), logits).shape
     except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:

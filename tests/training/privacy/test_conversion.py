@@ -9,6 +9,7 @@ import pytest
 from models import load_keras, save_keras
 from models.frozen_batch_normalization import FrozenBatchNormalization
 from models.trainability import train_only
+from tests.training.privacy.naive import cross_entropy
 from training.privacy.conversion import to_private
 from training.privacy.inspection import problems_of
 
@@ -41,6 +42,14 @@ def test_every_problem_is_listed_at_once_with_layer_and_remedy() -> None:
     assert any("outer" in line for line in found)
     assert any("deep" in line for line in found)
     assert all("group normalization, or fixed statistics" in line for line in found)
+
+
+def test_sequential_model_is_looked_over_and_converted() -> None:
+    layers = [keras.Input((5,)), L.Dense(4), L.BatchNormalization(name="norm"), L.Dense(2)]
+    model = keras.Sequential(layers)
+    (problem,) = problems_of(model, cross_entropy)
+    assert problem.layer_path.endswith("norm")
+    assert problems_of(to_private(model, "frozen"), cross_entropy) == []
 
 
 @pytest.mark.parametrize("kind", ["frozen", "group"])
