@@ -18,6 +18,8 @@ import tensorflow as tf
 from configs.schema import UserError
 from tests.training.privacy import naive
 from training.privacy import Ledger, PrivacyPlan, make_private, per_example_loss, private_dataset
+from training.privacy.clip_methods import AdaptiveClipping
+from training.privacy.keras_api.sources import source_of
 
 L = keras.layers
 ROOT = Path(__file__).parents[3]
@@ -458,6 +460,17 @@ def test_interrupted_step_leaves_no_examples_behind_for_the_next() -> None:
     assert private.releases == 2  # the broken one counts
     private.fit(X, Y, epochs=1, steps_per_epoch=1, verbose=0)
     assert private._step is not step
+
+
+def test_adaptive_bound_is_kept_when_the_model_is_compiled_again() -> None:
+    plan = replace(PLAN, clipping=AdaptiveClipping(PLAN.clipping_norm))
+    private = compiled(plan=plan)
+    logs = private.fit(X, Y, epochs=1, verbose=0).history
+    (reached,) = logs["clipping_norm"]  # released, and so covered by epsilon
+    assert reached != PLAN.clipping_norm
+    private.compile(keras.optimizers.SGD(0.5), CROSS_ENTROPY)
+    step = private._prepared_step(source_of(X, Y))
+    assert step.released() == {"clipping_norm": pytest.approx(reached)}
 
 
 def test_callbacks_of_keras_work(tmp_path) -> None:
