@@ -39,12 +39,14 @@ class Permutation:
 
     def take(self, first: int, last: int) -> np.ndarray:
         """The elements at positions `first` to `last`, int64 (last - first,)."""
-        if self.size <= EXACT_SIZE:
-            return _exact(self)[first:last].copy()
         return self.at(np.arange(first, last, dtype=np.int64))
 
     def at(self, positions: np.ndarray) -> np.ndarray:
-        """The elements at `positions`, int64 (k,), by the Feistel network."""
+        """The elements at `positions`, int64 (k,)."""
+        return _exact(self)[positions] if self.size <= EXACT_SIZE else self.walked(positions)
+
+    def walked(self, positions: np.ndarray) -> np.ndarray:
+        """The elements at `positions` of the order that large sets take, int64 (k,)."""
         half = max(1, -(-(self.size - 1).bit_length() // 2))
         keys = self.randomness.generator(self.purpose, self.number).integers(
             0, 2**64, _ROUNDS, dtype=np.uint64
