@@ -7,9 +7,11 @@ the largest difference between the weights of both strategies, and between the t
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,9 +19,21 @@ import tensorflow as tf
 
 from configs.schema import ClippingSettings, OptimizerSettings, PrivacySettings, Recipe
 from tests.training.conftest import BASE
+from training.losses import cross_entropy
+from training.privacy.clip_methods import (
+    AdaptiveClipping,
+    ClipMethod,
+    FlatClipping,
+    PerLayerClipping,
+)
 from training.privacy.ledger import Ledger
+from training.privacy.mechanisms import GaussianMechanism
+from training.privacy.plan import PrivacyPlan
+from training.privacy.sampling import PoissonSampling
+from training.randomness import Randomness
 from training.run_directory import RunDirectory
 from training.session import open_session
+from training.steps import PrivateStep
 
 
 def trained(recipe: Recipe, root: Path) -> keras.Model:
@@ -58,14 +72,87 @@ def compare(recipe: Recipe, root: Path) -> dict[str, float]:
     }
 
 
-def main() -> None:
+def sensitivity(method: ClipMethod) -> dict[str, float]:
+    """How far one example moves the sum over two replicas, in bounds, small to large gradients."""
+    plan = PrivacyPlan(
+        PoissonSampling(100, 12), method, GaussianMechanism(0.01), steps=9, delta=1e-3
+    )
+    strategy = tf.distribute.MirroredStrategy(
+        ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
+    )
+    with strategy.scope():
+        keras.utils.set_random_seed(2)
+        model = keras.Sequential(
+            [keras.Input((5,)), keras.layers.Dense(4, activation="tanh"), keras.layers.Dense(3)]
+        )
+    loss = cross_entropy(["a", "b", "c"])
+    step = PrivateStep(
+        model, loss, keras.optimizers.SGD(1.0), strategy, accumulates=True, plan=plan
+    )
+    start = model.get_weights()
+    draws = plan.draws(0, Randomness.from_seed(0), len(start) + int(method.adapts))
+
+    def shares(inputs: np.ndarray, mask: np.ndarray, chosen: range) -> Any:
+        def share(context: Any) -> dict[str, tf.Tensor]:
+            rows = list(chosen)[context.replica_id_in_sync_group :: 2]
+            labels = np.asarray(rows) % 3
+            batch = {"inputs": inputs[rows], "labels": labels, "mask": mask[rows]}
+            return {key: tf.constant(value) for key, value in batch.items()}
+
+        return strategy.experimental_distribute_values_from_function(share)
+
+    def applied(inputs: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Sum and noise of one step: two physical batches on two replicas."""
+        model.set_weights(start)
+        for variable in step.state:
+            variable.assign(method.clipping_norm)
+        step.add(shares(inputs, mask, range(6)))
+        step.finish(shares(inputs, mask, range(6, 12)), draws, accumulated=True)
+        moved = [old - new for old, new in zip(start, model.get_weights(), strict=True)]
+        return np.concatenate([m.ravel().astype(np.float64) for m in moved]) * plan.batch_size
+
+    found = {}
+    inputs = np.random.default_rng(1).normal(size=(12, 5)).astype("float32")
+    everyone = np.ones(12, bool)
+    for scale in (0.0, 1.0, 1e4):
+        inputs[7] = scale * np.arange(5)
+        # The same noise is in both.
+        moved = applied(inputs, everyone) - applied(inputs, np.arange(12) != 7)
+        found[f"{scale:g}"] = float(np.linalg.norm(moved)) / method.clipping_norm
+    return found
+
+
+def clipping() -> dict[str, Any]:
+    """Replicas that share a moving bound, and how far one example moves their sum."""
+    sgd = OptimizerSettings(name="SGD", learning_rate=0.1)
+    training = replace(BASE.training, steps=5, physical_batch_size=16, optimizer=sgd)
+    adaptive = PrivacySettings(
+        enabled=True,
+        noise_multiplier=0.5,
+        clipping=ClippingSettings("adaptive", count_share=0.1),
+    )
+    mlp = replace(BASE.model.mlp, dropout=0.0)
+    recipe = replace(BASE, privacy=adaptive, model=replace(BASE.model, mlp=mlp), training=training)
+    methods = (FlatClipping(0.2), PerLayerClipping(0.2), AdaptiveClipping(0.2))
+    with tempfile.TemporaryDirectory() as folder:
+        return {
+            "private, adaptive": compare(recipe, Path(folder)),
+            "sensitivity": {method.method: sensitivity(method) for method in methods},
+        }
+
+
+def main(arguments: list[str]) -> None:
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     private = PrivacySettings(enabled=True, noise_multiplier=0.5)
     without_dropout = replace(
         BASE, model=replace(BASE.model, mlp=replace(BASE.model.mlp, dropout=0.0))
     )
-    results = {}
+    if "clipping" in arguments:
+        # By itself: collectives of other shapes may not follow in one process.
+        print(json.dumps(clipping()))
+        return
+    results: dict[str, Any] = {}
     for name, privacy in (("plain", PrivacySettings()), ("private", private)):
         for physical in (None, 16):
             # Adam would blow rounding of vanishing gradients up to the size of its rate.
@@ -75,9 +162,6 @@ def main() -> None:
             kind = name if physical is None else f"{name}, accumulated"
             with tempfile.TemporaryDirectory() as folder:
                 results[kind] = compare(recipe, Path(folder))
-    with tempfile.TemporaryDirectory() as folder:
-        adaptive = replace(private, clipping=ClippingSettings("adaptive", count_share=0.1))
-        results["private, adaptive"] = compare(replace(recipe, privacy=adaptive), Path(folder))
     # Dropout differs by replica, so only the replicas can be compared.
     with tempfile.TemporaryDirectory() as folder:
         results["private, dropout"] = compare(replace(BASE, privacy=private), Path(folder))
@@ -85,4 +169,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
