@@ -83,7 +83,7 @@ class TrainingSettings:
     l2: float = 0.0
     early_stopping_patience: Optional[int] = None
     strategy: Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"] = "auto"
-    precision: Literal["float32", "mixed_bfloat16"] = "float32"
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     jit_compile: bool = False
     seed: Optional[int] = None
     checkpoint_every: Optional[int] = None
