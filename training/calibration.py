@@ -24,7 +24,7 @@ def resolved(
 
     Args:
         recipe: As it was given.
-        num_records: Training examples (or users).
+        num_records: Training examples.
         steps_of: Training settings and number of records -> steps of the run.
 
     Raises:

@@ -43,10 +43,6 @@ class PrivacySettings:
             `zero_out` (whether it contributes anything) or `replace_one` (which example it is).
             None takes the customary one that is proven for sampling and mechanism. See
             `docs/accounting.md`.
-        unit: Whose records are protected: an `example`, or a `user` with all of theirs
-            (`data.user` names the column; N and `training.batch_size` then count users).
-        examples_per_user: With `unit: user`, how many examples of a drawn user take part in a step
-            at most, chosen at random.
     """
 
     enabled: bool = False
@@ -60,8 +56,6 @@ class PrivacySettings:
     mechanism: MechanismSettings = field(default_factory=MechanismSettings)
     accountant: Literal["pld", "rdp", "gdp", "prv"] = "pld"
     neighbours: Optional[Literal["add_remove", "zero_out", "replace_one"]] = None
-    unit: Literal["example", "user"] = "example"
-    examples_per_user: Optional[int] = None
     calibrate: Literal["noise", "steps", "batch_size"] = "noise"
 
     def __post_init__(self) -> None:
@@ -70,18 +64,6 @@ class PrivacySettings:
             "privacy.accountant",
             self.accountant,
             f"pld or rdp: {_NO_GUARANTEE.get(self.accountant)}; reports show it for comparison",
-        )
-        require(
-            self.examples_per_user is None or self.examples_per_user >= 1,
-            "privacy.examples_per_user",
-            self.examples_per_user,
-            "a whole number >= 1",
-        )
-        require(
-            (self.examples_per_user is None) == (self.unit == "example"),
-            "privacy.examples_per_user",
-            self.examples_per_user,
-            "a whole number >= 1 where, and only where, privacy.unit is user",
         )
         require(
             self.epsilon is None or 0 < self.epsilon < inf,

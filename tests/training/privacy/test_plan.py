@@ -1,11 +1,13 @@
 """PrivacyPlan: one object that sampling, clipping, noise and accounting cannot contradict."""
 
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from dp_accounting import rdp
 
-from configs.schema import PrivacySettings, SettingError
+from configs.schema import PrivacySettings, SamplingSettings, SettingError
 from training.privacy.accounting import epsilon_of
 from training.privacy.plan import PrivacyPlan
 from training.randomness import Randomness
@@ -106,3 +108,52 @@ def test_plan_draws_its_expected_batch_size_on_average():
     sampler = plan_for(noise_multiplier=1.0).sampler(Randomness.from_seed(3))
     # 60 draws of Binomial(5000, 0.02): mean 100, standard error 9.9 / sqrt(60) = 1.28.
     assert np.mean([len(sampler.draw(step)) for step in range(60)]) == pytest.approx(100, abs=5)
+
+
+WAYS = [
+    SamplingSettings(),
+    SamplingSettings("truncated_poisson", max_batch=130),
+    SamplingSettings("fixed_size"),
+    SamplingSettings("balls_in_bins"),
+    SamplingSettings("shuffled"),
+    SamplingSettings("cyclic", bands=4),
+]
+
+
+@pytest.mark.parametrize("sampling", WAYS, ids=lambda s: s.method)
+def test_plan_survives_the_ledger_in_every_way_of_sampling(sampling):
+    plan = plan_for(noise_multiplier=2.0, sampling=sampling)
+    assert PrivacyPlan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+    assert plan.sampling.describe() in plan.statement(3, reproducible=False)
+    # An epoch that was begun anew halfway would use examples twice: such runs keep one root.
+    assert plan.needs_one_root == (plan.sampling.period > 1)
+
+
+@pytest.mark.parametrize(
+    ("neighbours", "words"),
+    [
+        (None, "with respect to adding or removing one training example."),
+        ("zero_out", "with respect to blanking one training example (zero-out"),
+        ("replace_one", "with respect to replacing one training example by any other."),
+    ],
+)
+def test_statement_names_the_neighbours(neighbours, words):
+    plan = plan_for(noise_multiplier=1.2, neighbours=neighbours)
+    assert words in plan.statement(4, reproducible=False)
+
+
+def test_neighbours_are_part_of_the_fingerprint():
+    prints = {
+        plan_for(noise_multiplier=1.2, neighbours=name).fingerprint
+        for name in ("add_remove", "zero_out", "replace_one")
+    }
+    assert len(prints) == 3
+
+
+def test_unproven_neighbours_are_refused_before_anything_runs():
+    with pytest.raises(
+        SettingError, match=r"privacy\.neighbours: expected zero_out or replace_one"
+    ):
+        plan_for(
+            noise_multiplier=1.2, neighbours="add_remove", sampling=SamplingSettings("shuffled")
+        )
