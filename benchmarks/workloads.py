@@ -103,8 +103,8 @@ class Workload:
 
         return run
 
-    def step(self, mode: str, built: Any, physical_batches: int = 1) -> Any:
-        """A `training.steps.TrainingStep` of the given mode."""
+    def step(self, mode: str, built: Any, physical_batches: int = 1, strategy: Any = None) -> Any:
+        """A `training.steps.TrainingStep` of the given mode; None is the default strategy."""
         import tensorflow as tf
 
         from training.losses import cross_entropy
@@ -112,7 +112,10 @@ class Workload:
         from training.steps import PlainStep, PrivateStep
 
         loss = cross_entropy([str(i) for i in range(built.model.output.shape[-1])])
-        parts = (built.model, loss, self.optimizer(), tf.distribute.get_strategy())
+        strategy = strategy or tf.distribute.get_strategy()
+        with strategy.scope():
+            optimizer = self.optimizer()
+        parts = (built.model, loss, optimizer, strategy)
         common: dict[str, Any] = {
             "accumulates": physical_batches > 1,
             "jit_compile": self.xla,
