@@ -7,7 +7,8 @@ undisturbed, and once killed again and again: most often a random moment after a
 otherwise at a random moment of the whole life of the process (so that set-up, saving, measuring
 and exporting are hit too). After every kill every file that bears its final name must be whole. At
 the end weights, optimizer, dropout state, ledger and measurements must be identical, bit for bit.
-Exit code 1 if they are not.
+A run that ends before all kills are done is compared, and the next one takes the rest. Exit code 1
+if anything differs.
 
 The processes are forked from one that has imported TensorFlow and has not started it, which saves
 each of them the import and changes nothing else.
@@ -155,6 +156,22 @@ def outcome(run: Path) -> dict[str, np.ndarray]:
     return found
 
 
+def differing(expected: dict[str, np.ndarray], run: Path) -> list[str]:
+    """What of `expected` a finished run does not have, or has otherwise."""
+    found = outcome(run)
+    return [
+        name
+        for name in sorted({*expected, *found})
+        if name not in found or not np.array_equal(expected.get(name), found[name])
+    ]
+
+
+def wait_for(process: int) -> None:
+    """Waits until a process ends well."""
+    while not ended(process):
+        time.sleep(0.05)
+
+
 def main() -> int:
     """Runs the comparison; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -169,44 +186,38 @@ def main() -> int:
     root.mkdir(parents=True, exist_ok=True)
     recipe = root / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(_RECIPE))
-    whole, cut = root / "whole", root / "cut"
-
+    whole = root / "whole"
     started = time.monotonic()
-    process = start(recipe, whole)
-    while not ended(process):
-        time.sleep(0.05)
+    wait_for(start(recipe, whole))
     life = time.monotonic() - started
     kills: list[Kill] = []
-    finished = False
-    while len(kills) < options.kills and not finished:
-        share = (_STEPS - max(0, releases_in(cut))) // max(1, options.kills - len(kills))
-        killed = kill(recipe, cut, draw, life, 2 * share)
-        finished = killed is None
-        if killed is not None:
+    runs: list[Path] = []
+    while len(kills) < options.kills:
+        runs.append(root / f"killed-{len(runs)}")
+        while len(kills) < options.kills:
+            left = _STEPS - max(0, releases_in(runs[-1]))
+            share = left // (options.kills - len(kills))
+            killed = kill(recipe, runs[-1], draw, life, 2 * share)
+            if killed is None:
+                break
             kills.append(killed)
             if not options.json:
                 print(f"kill {len(kills)}: {killed}", flush=True)
-    if not finished:
-        process = start(recipe, cut)
-        while not ended(process):
-            time.sleep(0.05)
-    expected, found = outcome(whole), outcome(cut)
-    differing = [
-        name
-        for name in sorted({*expected, *found})
-        if name not in found or not np.array_equal(expected.get(name), found[name])
-    ]
+        else:
+            wait_for(start(recipe, runs[-1]))
+    expected = outcome(whole)
     result = {
         "kills": len(kills),
+        "runs": len(runs),
         "seed": seed,
         "compared": len(expected),
-        "differing": differing,
-        "leavings": [str(path.relative_to(cut)) for path in cut.rglob(".*")],
+        "differing": [f"{run.name}: {name}" for run in runs for name in differing(expected, run)],
+        "leavings": [str(path) for run in runs for path in run.rglob(".*")],
     }
-    print(
-        json.dumps({**result, "each": [asdict(one) for one in kills]} if options.json else result)
-    )
-    return 1 if differing or result["leavings"] or len(kills) < options.kills else 0
+    if options.json:
+        result["each"] = [asdict(one) for one in kills]
+    print(json.dumps(result))
+    return 1 if result["differing"] or result["leavings"] else 0
 
 
 if __name__ == "__main__":

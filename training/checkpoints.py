@@ -102,7 +102,7 @@ class Checkpoints:
                 document["check"] = _check(document)
                 (folder / _POSITION).write_text(json.dumps(document, indent=1), encoding="utf-8")
         except tf.errors.OpError as error:
-            raise unwritable(target, error.message.partition("\n")[0]) from error
+            raise unwritable(target, error.message) from error
         whole = [folder for folder in self._folders() if folder.name not in self._damaged]
         kept = {folder.name for folder in whole[-self._keep :]}
         with writing(self._directory):

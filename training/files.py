@@ -71,7 +71,8 @@ def writing(path: AnyPath) -> Iterator[None]:
 
 
 def unwritable(path: AnyPath, reason: str) -> UserError:
-    """The error for a place that cannot be written to."""
+    """The error for a place that cannot be written to; `reason` may be one of TensorFlow's."""
+    reason = reason.partition("\n")[0].rpartition("; ")[2].partition(" [Op:")[0]
     return UserError(
         f"{path}: cannot be written ({reason}). What was saved before is whole: make room or make "
         "it writable, and the same command continues the run."

@@ -172,7 +172,7 @@ def export(
                     built, folder / "saved_model", label_names=label_names, assets=dict(assets)
                 )
             except tf.errors.OpError as error:
-                raise unwritable(directory, error.message.partition("\n")[0]) from error
+                raise unwritable(directory, error.message) from error
             save_keras(built.model, folder / "model.keras")
             sync_tree(folder)
         if folder is not directory:
