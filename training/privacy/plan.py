@@ -293,7 +293,9 @@ _HIDDEN = {
 
 
 def _part(part: Any) -> dict[str, Any]:
-    return {"method": part.method, **asdict(part)}
+    # As JSON gives it back: lists, where the parts hold tuples.
+    plain: dict[str, Any] = json.loads(json.dumps({"method": part.method, **asdict(part)}))
+    return plain
 
 
 def _of_part(registry: Mapping[str, type], document: Mapping[str, Any]) -> Any:
