@@ -41,7 +41,7 @@ def test_opening_a_ledger_writes_nothing(path):
 def test_release_is_on_disk_when_record_returns(path):
     filled(path, 2)
     header, *entries = [json.loads(line) for line in path.read_text().splitlines()]
-    assert header["plan"] == PLAN.to_dict()
+    assert header["plan"] == json.loads(json.dumps(PLAN.to_dict()))
     for entry in entries:
         assert len(entry.pop("check")) == 16
     assert entries == [{"release": step, "randomness": "a"} for step in range(2)]
