@@ -126,6 +126,7 @@ class Loop:
             return position.step
         if self.one_root is not None and self.ledger is not None:
             self.one_root.refuse_other(self.ledger, self.release_identity)
+            self.one_root.refuse_other_start(self.ledger, restored is not None)
             self.one_root.keep()
             if restored is None:
                 # A first step that is run again must begin from the same weights.
@@ -301,10 +302,12 @@ class Loop:
         self._require_finite(self.step.weights_are_finite())
         if not self.workers.is_chief:
             return
+        # Bare sums over training examples: kept only while an epoch is to be gone on with.
+        unfinished = not complete and done % self.length.steps_per_epoch
         self.checkpoints.save(
             Position(
                 done,
-                dict(self._totals),
+                dict(self._totals) if unfinished else {},
                 complete,
                 CallbackState.of(self.callbacks),
                 None if self.ledger is None else self.ledger.mark,

@@ -56,6 +56,23 @@ class OneRoot:
                 "with; or start in a new run directory, and count what this one spent as spent."
             )
 
+    def refuse_other_start(self, ledger: Ledger, has_checkpoint: bool) -> None:
+        """Makes sure that a run which lost its checkpoints does not begin again; writes nothing.
+
+        From other first weights the same steps would release other sums under the same noise.
+
+        Raises:
+            UserError: If it would.
+        """
+        if self.randomness.reproducible or has_checkpoint or not ledger.releases:
+            return
+        raise UserError(
+            f"{self.path or 'noise_root'}: {ledger.releases} releases were made with this root of "
+            "randomness, and the checkpoints that belong to them are gone. Other weights under the "
+            "same noise would undo it. Restore the checkpoints; or start in a new run directory, "
+            "and count what this one spent as spent."
+        )
+
     def keep(self) -> None:
         """Writes the root, readable by its owner alone, if it is not there yet.
 

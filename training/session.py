@@ -31,6 +31,7 @@ from training.loop import Length, Loop
 from training.losses import cross_entropy
 from training.one_root import OneRoot, kept_root
 from training.optimizers import build_optimizer
+from training.privacy.half_precision import use_whole_float32
 from training.privacy.inspection import probe, problems_of
 from training.privacy.ledger import Ledger
 from training.privacy.plan import PrivacyPlan
@@ -49,7 +50,6 @@ _HOW_IT_IS_RUN = (
     "jit_compile",
     "checkpoint_every",
     "keep_checkpoints",
-    "callbacks",
     "profile",
 )
 
@@ -246,30 +246,27 @@ def build_model(recipe: Recipe, dataset: Dataset) -> BuiltModel:
     )
 
 
-def _randomness_context(recipe: Recipe) -> str:
+def _randomness_context(recipe: Recipe, dataset: Dataset) -> str:
     """What, beside the seed, names a private run's random streams; "" without privacy.
 
-    Everything that can change a release; not how the run is spread, saved and measured.
+    Everything that can change a release, the bytes of the data among it: two runs over a file and
+    the same file less one person must not share their noise. Not how the run is spread and saved.
     """
     if not recipe.privacy.enabled:
         return ""
     training = asdict(recipe.training)
-    for name in (
-        "strategy",
-        "jit_compile",
-        "checkpoint_every",
-        "keep_checkpoints",
-        "callbacks",
-        "profile",
-    ):
+    for name in _HOW_IT_IS_RUN:
         del training[name]
+    files = sorted(dataset.info.provenance.sha256.items())
     decisive = [asdict(recipe.data), asdict(recipe.model), training, asdict(recipe.privacy)]
-    return json.dumps(decisive, sort_keys=True)
+    return json.dumps([*decisive, files, len(dataset.train)], sort_keys=True)
 
 
-def _shared_randomness(recipe: Recipe, workers: Workers, run: RunDirectory | None) -> Randomness:
+def _shared_randomness(
+    recipe: Recipe, dataset: Dataset, workers: Workers, run: RunDirectory | None
+) -> Randomness:
     """One root for all workers: they must draw the same batches and the same noise."""
-    own = Randomness.from_seed(recipe.training.seed, _randomness_context(recipe))
+    own = Randomness.from_seed(recipe.training.seed, _randomness_context(recipe, dataset))
     kept = None
     if run is not None and recipe.training.seed is None:
         kept = kept_root(run.noise_root)
@@ -307,7 +304,7 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
         recipe, len(dataset.train), lambda settings, records: run_length(settings, records).steps
     )
     settings = recipe.training
-    randomness = _shared_randomness(recipe, workers, run)
+    randomness = _shared_randomness(recipe, dataset, workers, run)
     files = sorted(dataset.info.provenance.sha256.items())
     workers.require_same(
         hashlib.sha256(repr((recipe, len(dataset.train), files)).encode()).hexdigest(),
@@ -322,6 +319,7 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
             batch_size=settings.batch_size,
             steps=length.steps,
         )
+        use_whole_float32()
         if plan.needs_one_root:
             # A step that is run again must release the same to the last bit.
             tf.config.experimental.enable_op_determinism()

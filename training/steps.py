@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from training.privacy.adaptive_query import half_counts
 from training.privacy.clip_methods import ClipMethod
+from training.privacy.clip_methods.base import LEAST_BOUND
 from training.privacy.clipping import ClippedSum, PerExampleLoss, clipped_gradient_sum
 from training.privacy.mechanisms import Draws
 from training.privacy.noise_memory import NoiseMemory
@@ -372,7 +373,7 @@ class PrivateStep(TrainingStep):
             state = self._query.given_global_state(self._memory.noises(slot))
         noised, state, _ = self._query.get_noised_result(sums, state)
         if self._bound is not None:
-            self._bound.assign(self._query.bound(state))
+            self._bound.assign(tf.maximum(self._query.bound(state), LEAST_BOUND))
         return [total / self._plan.batch_size for total in noised]
 
 

@@ -124,3 +124,19 @@ def test_any_optimizer_trains_with_each_mechanism(
     assert (steps, ledger.releases) == (14, 14)
     assert all(np.isfinite(w).all() for w in weights_of(loop.model))
     assert 0 < ledger.epsilon == ledger.plan.epsilon(14) < np.inf
+
+
+def test_run_that_lost_its_checkpoints_does_not_begin_again_under_the_same_noise(recipe, tmp_path):
+    settings = recipe(TREE, seed=None, checkpoint_every=2)
+    train(settings, tmp_path, crash_after=3)
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(UserError, match=r"3 releases .* checkpoints that belong to them are gone"):
+        train(settings, tmp_path)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_seeded_run_that_lost_its_checkpoints_releases_the_same_again(recipe, tmp_path):
+    train(recipe(TREE, checkpoint_every=2), tmp_path, crash_after=3)
+    shutil.rmtree(tmp_path / "checkpoints")
+    _, steps, ledger = train(recipe(TREE, checkpoint_every=2), tmp_path)
+    assert (steps, ledger.releases) == (10, 10)

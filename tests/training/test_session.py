@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import keras
@@ -109,7 +110,7 @@ EXPLODING = OptimizerSettings(name="SGD", learning_rate=1e30)
 
 
 def test_diverging_run_ends_with_a_clear_line_and_saves_no_broken_weights(recipe, tmp_path):
-    with pytest.raises(UserError, match=r"no longer finite. Lower training\.optimizer"):
+    with pytest.raises(UserError, match=r"no longer finite.*Lower training\.optimizer"):
         loop_of(open_session(recipe(optimizer=EXPLODING)), tmp_path).run()
     assert not list(tmp_path.rglob("step-*"))
 
@@ -119,7 +120,7 @@ def test_private_run_that_trains_on_noise_alone_ends_with_a_clear_line(recipe, t
     variables = loop.model.trainable_variables
     for variable, value in zip(variables, (0.0, 1e30, 1e30, 0.0), strict=True):
         variable.assign(np.full(variable.shape, value))  # finite weights, infinite logits
-    with pytest.raises(UserError, match=r"no longer finite. Lower training\.optimizer"):
+    with pytest.raises(UserError, match=r"no longer finite.*Lower training\.optimizer"):
         loop.run()
 
 
@@ -207,6 +208,33 @@ def test_private_runs_that_differ_share_no_stream(recipe):
     assert one.randomness.fingerprint != other.randomness.fingerprint
     spread = open_session(recipe(PRIVATE, steps=3, checkpoint_every=1))
     assert spread.randomness == one.randomness
+    acted_on = open_session(recipe(PRIVATE, steps=3, callbacks={"ReduceLROnPlateau": {}}))
+    assert acted_on.randomness.fingerprint != one.randomness.fingerprint
+
+
+def test_private_runs_over_other_bytes_of_the_same_file_share_no_stream(recipe, monkeypatch):
+    import data
+
+    one = open_session(recipe(PRIVATE, steps=3))
+    info = one.dataset.info
+    edited = replace(info, provenance=replace(info.provenance, sha256={"people.csv": "0" * 64}))
+    monkeypatch.setattr(data, "load", lambda settings: replace(one.dataset, info=edited))
+    other = open_session(recipe(PRIVATE, steps=3))
+    assert other.randomness.fingerprint != one.randomness.fingerprint
+
+
+def test_checkpoint_of_a_whole_epoch_holds_no_sums_over_training_examples(recipe, tmp_path):
+    session = open_session(recipe(PRIVATE, steps=10, checkpoint_every=3, keep_checkpoints=9))
+    loop_of(session, tmp_path).run()
+    held = {}
+    for position in tmp_path.rglob("position.json"):
+        document = json.loads(position.read_text())
+        held[document["step"]] = bool(document["epoch_totals"])
+    per_epoch = session.length.steps_per_epoch
+    assert 3 < per_epoch < 10
+    assert held[3]
+    assert not held[per_epoch]
+    assert not held[10]
 
 
 def test_loop_runs_once(recipe, tmp_path):

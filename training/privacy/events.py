@@ -64,7 +64,6 @@ EVENTS: dict[
         "replace_one": independent.shuffled_replaced,
     },
     (CyclicPoissonSampling, GaussianMechanism): {
-        "add_remove": independent.cyclic,
         "zero_out": independent.cyclic,
         "replace_one": independent.cyclic_replaced,
     },

@@ -26,6 +26,16 @@ def loss_scale(model: keras.Model) -> float:
     return _FLOAT16_SCALE if "float16" in computes else 1.0
 
 
+def use_whole_float32() -> None:
+    """Keeps GPUs from rounding float32 operands to TensorFloat-32, for the whole process.
+
+    TensorFlow lets them by default. Ten bits of mantissa are 2^-11 of an operand, and where the
+    terms of a gradient nearly cancel (`training.privacy.norms`) some per cent of its norm: clipped
+    gradients would exceed the bound by far more than float32's rounding.
+    """
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+
+
 @dataclass(frozen=True)
 class Scaled:
     """A gradient times a public constant, in float32 whatever the gradient was computed in."""

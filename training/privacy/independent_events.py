@@ -180,7 +180,11 @@ def shuffled_replaced(
 
 
 def cyclic(sampling: CyclicPoissonSampling, mechanism: GaussianMechanism, releases: int) -> DpEvent:
-    """Add/remove and zero-out: Poisson, at the steps of the example's own group only."""
+    """Zero-out: Poisson, at the steps of the example's own group only.
+
+    Not add/remove: groups go by position, so one more example would move others between groups,
+    and a step's sum by far more than one example (as in `shuffled`).
+    """
     return poisson_gaussian_event(
         sampling.probability, mechanism.noise_multiplier, sampling.participations(releases)
     )

@@ -124,7 +124,8 @@ def gaussian_noise(shape: tf.TensorShape, stddev: tf.Tensor, seed: tf.Tensor) ->
     )
     # In (0, 1]: the half keeps the logarithm finite.
     uniform = (tf.cast(bits[0], tf.float32) + 0.5) * 2.0**-32
-    radius = tf.sqrt(-2.0 * tf.square(stddev) * tf.math.log(uniform))
+    # Not the root of stddev squared: that underflows, and the noise vanishes, below 1e-19.
+    radius = stddev * tf.sqrt(-2.0 * tf.math.log(uniform))
     angle = tf.cast(bits[1], tf.float32) * (2.0 * math.pi * 2.0**-32)
     draws = tf.concat([radius * tf.cos(angle), radius * tf.sin(angle)], axis=0)
     return tf.reshape(draws[:count], shape)

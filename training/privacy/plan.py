@@ -28,6 +28,7 @@ from training.privacy.clip_methods import (
     FlatClipping,
     build_clip_method,
 )
+from training.privacy.clip_methods.base import LEAST_BOUND
 from training.privacy.events import Neighbours, event_of, proven
 from training.privacy.mechanisms import (
     MECHANISMS,
@@ -88,7 +89,12 @@ class PrivacyPlan:
             f"at most the {self.num_examples} training examples",
         )
         require(self.steps >= 1, "training.steps", self.steps, "a whole number >= 1")
-        require(self.clipping_norm > 0, "privacy.clipping_norm", self.clipping_norm, "a number > 0")
+        require(
+            self.clipping_norm >= LEAST_BOUND,
+            "privacy.clipping_norm",
+            self.clipping_norm,
+            f"a number >= {LEAST_BOUND:g}: float32 loses the norms of smaller gradients",
+        )
         require(
             self.noise_multiplier > 0,
             "privacy.noise_multiplier",
@@ -268,6 +274,13 @@ class PrivacyPlan:
             f"examples, and {self._not_covered}. Floating-point noise is not "
             "proof against least-significant-bit attacks (Mironov 2012)."
         )
+        if 0 < releases < self.steps:
+            text += (
+                " The number of releases is taken as fixed beforehand: if training was stopped "
+                "early because of what it had released (early stopping, a look at the weights), "
+                f"what is proven is the epsilon of all {self.steps} planned releases, "
+                f"{self.epsilon(self.steps):.4g}."
+            )
         if reproducible:
             text += (
                 " The recipe fixes the random seed: whoever knows it can subtract the noise, so "

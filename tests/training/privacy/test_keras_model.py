@@ -20,6 +20,7 @@ from tests.training.privacy import naive
 from training.privacy import Ledger, PrivacyPlan, make_private, per_example_loss, private_dataset
 from training.privacy.clip_methods import AdaptiveClipping
 from training.privacy.keras_api.sources import source_of
+from training.privacy.sampling import ShuffledSampling
 
 L = keras.layers
 ROOT = Path(__file__).parents[3]
@@ -140,6 +141,30 @@ def test_seed_repeats_a_run_and_other_data_draw_other_noise() -> None:
     one, again, other = trained(X), trained(X), trained(np.roll(X, 1, axis=0))
     assert not moved(weights(one), weights(again))
     assert one._root() != other._root()
+
+
+def test_seeded_runs_under_two_losses_share_no_noise() -> None:
+    roots = []
+    for loss in (
+        CROSS_ENTROPY,
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=1),
+    ):
+        private = compiled(seed=9, loss=loss)
+        private._prepared_step(source_of(X, Y))
+        roots.append(private._root().root)
+    assert len(set(roots)) == 2
+
+
+def test_examples_keep_their_places_where_steps_depend_on_each_other() -> None:
+    plan = replace(
+        PLAN, sampling=ShuffledSampling(EXAMPLES, PLAN.batch_size), neighbours="zero_out"
+    )
+    private = compiled(plan=plan)
+    private.fit(X, Y, epochs=1, steps_per_epoch=1, verbose=0)
+    with pytest.raises(UserError, match="expected the arrays of the first fit, in their order"):
+        private.fit(X[::-1].copy(), Y[::-1].copy(), epochs=1, verbose=0)
+    assert private.releases == 1
+    private.fit(X, Y, epochs=1, verbose=0)
 
 
 def test_every_input_structure_that_keras_takes_is_taken() -> None:

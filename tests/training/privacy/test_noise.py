@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from training.privacy.noise import with_noise
+from training.privacy.noise import gaussian_noise, with_noise
 from training.privacy.plan import PrivacyPlan
 from training.randomness import Randomness
 
@@ -134,3 +134,14 @@ def test_streams_of_different_purpose_differ():
         for step in range(100)
     }
     assert len(seeds) == 200
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("stddev", [1e-30, 1e-20, 1e-12, 1e12, 1e25])
+def test_noise_neither_vanishes_nor_overflows_with_its_scale(stddev, jit_compile):
+    draw = tf.function(
+        lambda scale: gaussian_noise(tf.TensorShape([4_000]), scale, tf.constant([3, 4], tf.int64)),
+        jit_compile=jit_compile,
+    )
+    unit = draw(tf.constant(1.0)).numpy()
+    assert draw(tf.constant(stddev)).numpy() / stddev == pytest.approx(unit, rel=1e-5, abs=1e-6)

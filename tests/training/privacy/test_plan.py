@@ -157,3 +157,16 @@ def test_unproven_neighbours_are_refused_before_anything_runs():
         plan_for(
             noise_multiplier=1.2, neighbours="add_remove", sampling=SamplingSettings("shuffled")
         )
+
+
+def test_statement_of_a_run_that_ended_early_names_what_is_proven_of_adaptive_stopping():
+    plan = plan_for(noise_multiplier=1.2)
+    early = plan.statement(plan.steps - 1, reproducible=False)
+    assert f"what is proven is the epsilon of all {plan.steps} planned releases" in early
+    assert f"{plan.epsilon(plan.steps):.4g}" in early
+    assert "fixed beforehand" not in plan.statement(plan.steps, reproducible=False)
+
+
+def test_bound_too_small_for_float32_norms_is_refused():
+    with pytest.raises(SettingError, match=r"privacy\.clipping_norm: expected a number >= 1e-12"):
+        plan_for(noise_multiplier=1.2, clipping_norm=1e-20)

@@ -10,6 +10,9 @@ import tensorflow as tf
 
 from training.privacy.noise import ReplayableGaussianSumQuery
 
+# Below it the squares behind a norm can vanish in float32, and what has no norm is not clipped.
+LEAST_BOUND = 1e-12
+
 
 @dataclass(frozen=True)
 class Grouping:

@@ -70,6 +70,14 @@ def per_example_loss(loss: Any) -> PerExampleLoss:
     return per_example
 
 
+def named_loss(loss: Any) -> Any:
+    """What tells `loss` from another, as far as its name and settings do; for `json.dumps`."""
+    identified = keras.losses.get(loss)
+    if isinstance(identified, keras.losses.Loss):
+        return [type(identified).__name__, identified.get_config()]
+    return getattr(identified, "__qualname__", type(identified).__name__)
+
+
 def _parts(loss: Any) -> tuple[Callable[[Any, Any], Any], bool]:
     """What gives unreduced values, and whether they are to be added up."""
     if not isinstance(loss, keras.losses.Loss):

@@ -8,6 +8,7 @@ from typing import Literal
 import keras
 
 from configs.schema import UserError
+from training.privacy.half_precision import use_whole_float32
 from training.privacy.inspection import problems_of
 from training.privacy.keras_api.budget import Budget
 from training.privacy.keras_api.model import PrivateModel
@@ -72,6 +73,7 @@ def make_private(
         )
     if model.built and getattr(model, "inputs", None):
         refuse(problems_of(model))
+    use_whole_float32()
     with model.distribute_strategy.scope():
         budget = Budget(plan, None if ledger is None else Path(ledger), on_exhausted)
         # Through __dict__, past Keras' attribute tracking, which is closed once built.

@@ -28,7 +28,7 @@ from training.privacy.keras_api.datasets import (
     require_planned_size,
     x_as_source,
 )
-from training.privacy.keras_api.losses import labels_of, per_example_loss
+from training.privacy.keras_api.losses import labels_of, named_loss, per_example_loss
 from training.privacy.keras_api.requests import (
     refuse_callbacks,
     refuse_compile_arguments,
@@ -78,6 +78,8 @@ class PrivateModel(WrappingModel):
         self._step: KerasStep | None = None
         self._carried: tuple[np.ndarray, ...] = ()
         self._loss: Any = None
+        self._loss_named: Any = None
+        self._digest: str | None = None
 
     @property
     def releases(self) -> int:
@@ -125,6 +127,7 @@ class PrivateModel(WrappingModel):
             run_eagerly=run_eagerly,
         )
         self._loss = per_example_loss(loss)
+        self._loss_named = named_loss(loss)
         self._drop_step()
         with self.distribute_strategy.scope():
             super().compile(
@@ -190,6 +193,7 @@ class PrivateModel(WrappingModel):
         epochs = initial_epoch + math.ceil(steps / per_epoch)
         source = x_as_source(x, y, sample_weight, class_weight)
         require_planned_size(self.plan, source.num_examples)
+        self._require_same_examples(source)
         listed = callbacks
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             listed = keras.callbacks.CallbackList(
@@ -279,6 +283,23 @@ class PrivateModel(WrappingModel):
             raise RuntimeError("The root of a private model's randomness is set by its first fit.")
         return self._randomness
 
+    def _require_same_examples(self, source: Source) -> None:
+        """Refuses other data (as far as their digest tells) where an epoch may go on across fits.
+
+        Raises:
+            UserError: If an example could then take part twice in one epoch.
+        """
+        if not self.plan.needs_one_root:
+            return
+        digest = source.digest()
+        if self._digest not in (None, digest):
+            raise UserError(
+                f"fit(x, y): expected the arrays of the first fit, in their order: with "
+                f"{self.plan.sampling.method} sampling and {self.plan.mechanism.method} noise the "
+                "steps of a run depend on each other, and epsilon counts on each example's place."
+            )
+        self._digest = digest
+
     def _prepared_step(self, source: Source) -> KerasStep:
         """The traced step; refuses a model or loss that cannot be private before it is run."""
         if self._randomness is None:
@@ -338,5 +359,8 @@ class PrivateModel(WrappingModel):
             weights.hexdigest(),
             source.digest(),
             self._physical_batch_size,
+            self._loss_named,
+            # Not by name: Keras numbers layers that have none.
+            [v.trainable for v in self.inner.weights],
         ]
         return json.dumps(parts, sort_keys=True, default=str)

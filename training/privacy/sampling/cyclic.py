@@ -10,6 +10,9 @@ Guarantees (what epsilon depends on):
     divided by a fixed pseudo-random order, group g taking places g, g + bands, g + 2 bands ...
     At every step each example of the step's group is in the batch independently with probability
     bands * batch_size / N; no other example is.
+
+Proven where N stays as it is (blanking or replacing an example): one more example would move others
+from group to group, so add/remove is refused.
 """
 
 from __future__ import annotations
