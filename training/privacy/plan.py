@@ -80,8 +80,6 @@ class PrivacyPlan:
     rows_per_record: int = 1
 
     def __post_init__(self) -> None:
-        if self.neighbours is None:
-            object.__setattr__(self, "neighbours", proven(self.sampling, self.mechanism)[0])
         require(
             1 <= self.batch_size <= self.num_examples,
             "training.batch_size",
@@ -109,6 +107,8 @@ class PrivacyPlan:
             "a bound that stays, with noise that steps share (privacy.mechanism.method: "
             f"{self.mechanism.method}); an adaptive one goes with gaussian",
         )
+        if self.neighbours is None:
+            object.__setattr__(self, "neighbours", proven(self.sampling, self.mechanism)[0])
         # A combination without a proof is refused here.
         require_supported(self.event(1), self.accountant)
 
