@@ -7,13 +7,16 @@ READY  := $(VENV)/.ready
 ASSETS := assets/.ready
 RECIPE ?= configs/census_bert_private.yaml
 
-.PHONY: demo test lint bench setup assets clean
+.PHONY: demo test test-slow lint bench setup assets clean
 
 demo: $(READY) $(ASSETS)
 	$(VENV)/bin/sterling train $(RECIPE)
 
 test: $(READY) $(ASSETS)
-	$(PYTHON) -m pytest -n 2
+	$(PYTHON) -m pytest -n 2 --dist loadgroup
+
+test-slow: $(READY) $(ASSETS)
+	$(PYTHON) -m pytest -n 2 --dist loadgroup -m slow
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

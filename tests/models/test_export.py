@@ -128,6 +128,7 @@ def test_features_are_served_under_their_name(perceptron, tmp_path):
     check_answers(answers, perceptron, raw, ["a", "b"])
 
 
+@pytest.mark.slow
 def test_saved_model_cli_shows_the_signature(perceptron, tmp_path):
     models.export_saved_model(perceptron, tmp_path / "export", label_names=["a", "b"], assets={})
     command = Path(sys.executable).with_name("saved_model_cli")

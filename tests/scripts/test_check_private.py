@@ -55,6 +55,7 @@ def test_recipe_is_converted_and_every_problem_of_it_listed(capsys, tmp_path) ->
     assert written["privacy"]["noise_multiplier"] == 1
 
 
+@pytest.mark.slow
 def test_process_checks_and_converts_a_model_file(model_file, tmp_path) -> None:
     output = tmp_path / "private.keras"
     arguments = ["check-private", str(model_file), "--convert=frozen", f"--output={output}"]

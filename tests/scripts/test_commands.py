@@ -243,6 +243,7 @@ def test_export_to_hugging_face_is_for_bert(capfd, finished_run, tmp_path):
     assert not (tmp_path / "hf").exists()
 
 
+@pytest.mark.slow
 def test_bert_run_exports_to_hugging_face(tmp_path, tiny_bert):
     import transformers
 

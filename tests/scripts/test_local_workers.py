@@ -18,6 +18,9 @@ from scripts.cli import main
 from scripts.local_workers import OPTION, _without_option
 from training.privacy.ledger import Ledger
 
+# Its fixtures take long: one process makes them.
+pytestmark = pytest.mark.xdist_group("local workers")
+
 ROOT = Path(__file__).parents[2]
 RECIPE = """
 data: {source: digits, limit: 300}
@@ -91,6 +94,7 @@ def undisturbed(recipe, tmp_path_factory) -> Path:
     return finished(recipe, tmp_path_factory.mktemp("two") / "run", f"{OPTION}=2")
 
 
+@pytest.mark.slow
 def test_two_workers_end_with_the_weights_and_the_ledger_of_one_device(
     recipe, undisturbed, tmp_path
 ):

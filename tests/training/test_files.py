@@ -44,8 +44,9 @@ def read_only(tmp_path):
     (folder / "file").chmod(0o644)
     tmp_path.chmod(0o755)
     folder.chmod(0o555)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o755)
+    for parent in tmp_path.parents:
+        if not parent.stat().st_mode & 0o001:
+            parent.chmod(0o755)
     superuser = os.geteuid() == 0
     if superuser:
         os.seteuid(65_534)

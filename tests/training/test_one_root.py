@@ -59,6 +59,7 @@ def train(recipe: Recipe, root: Path, crash_after: int | None = None):
     return loop, None, ledger
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tree", "cyclic"])
 def test_unseeded_run_goes_on_as_if_it_had_never_stopped(name, recipe, tmp_path):
     settings = recipe(ALL[name], seed=None, checkpoint_every=4)

@@ -91,6 +91,7 @@ def test_resumed_run_ends_with_identical_weights(recipe, tmp_path, privacy, phys
     compare_with_uninterrupted(settings, tmp_path)
 
 
+@pytest.mark.slow
 def test_resumed_run_goes_on_with_the_clipping_norm_it_had_found(recipe, tmp_path):
     adaptive = replace(PRIVATE, clipping=ClippingSettings("adaptive", count_share=0.1))
     settings = recipe(adaptive, physical_batch_size=24, checkpoint_every=2)
@@ -244,6 +245,7 @@ def final_weights(root: Path) -> dict[str, np.ndarray]:
     }
 
 
+@pytest.mark.slow
 def test_killed_process_goes_on_to_identical_weights(tmp_path):
     """`sterling train`, killed twice by SIGKILL at random moments, against one left alone."""
     from scripts.cli import main

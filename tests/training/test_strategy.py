@@ -15,6 +15,9 @@ import tensorflow as tf
 from configs.schema import SettingError
 from training.strategy import resolve_strategy
 
+# Its fixtures take long: one process makes them.
+pytestmark = pytest.mark.xdist_group("strategy")
+
 
 @pytest.fixture(scope="module")
 def differences() -> dict[str, Any]:

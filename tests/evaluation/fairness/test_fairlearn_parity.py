@@ -19,6 +19,9 @@ from sklearn import metrics
 from evaluation.fairness.rates import CellLayout, GroupCounts
 
 RANDOM, DEGENERATE = 1000, 50
+# Its fixtures take long: one process makes them.
+pytestmark = pytest.mark.xdist_group("parity")
+
 GROUPS = 4
 LAYOUT = CellLayout(np.array([1]), 2)
 OF_FAIRLEARN = {

@@ -28,6 +28,11 @@ TOLERANCE = {"float32": 1e-5, "mixed_bfloat16": 2e-2}
 RULES_OF_CLASSES = [
     (key, type(rule).__name__) for key, rules in sorted(RULES.items()) for rule in rules
 ]
+# Replays of a loop that take half a minute; the other recurrent layers go the same way.
+MARKED = [
+    pytest.param(key, rule, marks=pytest.mark.slow) if "ConvLSTM" in key[1] else (key, rule)
+    for key, rule in RULES_OF_CLASSES
+]
 # The vectorised replay of a loop takes seconds to trace: one example each.
 SLOW = "WholeLayerRule"
 
@@ -136,7 +141,7 @@ def test_every_registered_rule_has_a_case() -> None:
     assert {(key, rule) for key, rules in CASES.items() for rule in rules} == set(RULES_OF_CLASSES)
 
 
-@pytest.mark.parametrize(("key", "rule"), RULES_OF_CLASSES, ids=lambda value: str(value))
+@pytest.mark.parametrize(("key", "rule"), MARKED, ids=lambda value: str(value))
 def test_rule_equals_the_naive_loop(key: tuple[str, str], rule: str, policy: str) -> None:
     if rule == SLOW and policy != "float32":
         pytest.skip("the fallback in half precision is tested in test_fallback.py")

@@ -542,6 +542,7 @@ def test_fit_compiled_with_xla_trains() -> None:
     assert moved(before, weights(private))
 
 
+@pytest.mark.slow
 def test_two_replicas_train_as_one_device_does() -> None:
     """In a process of its own: logical devices must be made before TensorFlow starts."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}

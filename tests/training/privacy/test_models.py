@@ -142,7 +142,14 @@ MODELS: dict[str, Callable[[], tuple[keras.Model, Any]]] = {
 DEEP_RECTIFIERS = {"resnet50_group", "resnet50_frozen_batch", "mobilenet"}
 
 
-@pytest.mark.parametrize("name", MODELS)
+# A second of their kind each; the first of it runs every time.
+SLOW = {"resnet50_frozen_batch", "mobilenet", "lstm"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in MODELS],
+)
 def test_clipped_sum_equals_the_naive_loop(name: str) -> None:
     model, inputs = MODELS[name]()
     batch = {
