@@ -20,6 +20,7 @@ from types import FrameType
 from typing import IO
 
 from configs.schema import SettingError, UserError, require
+from training.interruption import SIGNALS
 
 OPTION = "--local-workers"
 
@@ -48,11 +49,12 @@ def run_workers(argv: Sequence[str], count: int) -> int:
         words = [stack.enter_context(tempfile.TemporaryFile()) for _ in addresses]
         workers = [_start(argv, addresses, i, words[i]) for i in range(count)]
 
-        def forward(number: int, frame: FrameType | None) -> None:
+        def stop_workers(number: int, frame: FrameType | None) -> None:
+            # Never a second SIGINT: the terminal sent its own, and two end a worker unsaved.
             for worker in workers:
-                worker.send_signal(number)
+                worker.terminate()
 
-        before = {number: signal.signal(number, forward) for number in (signal.SIGTERM,)}
+        before = {number: signal.signal(number, stop_workers) for number in SIGNALS}
         try:
             return _wait(workers, words)
         finally:
@@ -96,13 +98,10 @@ def _without_option(argv: Sequence[str]) -> list[str]:
 
 
 def _wait(workers: Sequence[subprocess.Popen[bytes]], words: Sequence[IO[bytes]]) -> int:
-    try:
-        while all(worker.poll() in (None, 0) for worker in workers):
-            if all(worker.poll() == 0 for worker in workers):
-                return 0
-            time.sleep(0.1)
-    except KeyboardInterrupt:  # the terminal has told the workers too
-        pass
+    while all(worker.poll() in (None, 0) for worker in workers):
+        if all(worker.poll() == 0 for worker in workers):
+            return 0
+        time.sleep(0.1)
     time.sleep(1.0)  # those that can say why, say so
     failed = next((i for i, w in enumerate(workers) if w.poll() not in (None, 0)), 0)
     for worker in workers:
