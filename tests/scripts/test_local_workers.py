@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -130,6 +131,24 @@ def test_killed_worker_ends_the_run_and_the_same_command_finishes_it_bit_for_bit
     for one, two in zip(weights(undisturbed), weights(run), strict=True):
         np.testing.assert_array_equal(one, two)
     assert Ledger.existing(ledger).releases == 20
+
+
+@pytest.mark.slow
+def test_interrupt_at_the_launcher_saves_the_run(recipe, tmp_path):
+    run = tmp_path / "run"
+    launcher = start(recipe, run, f"{OPTION}=2", "--training.steps=4000")
+    ledger, deadline = run / "ledger.jsonl", time.monotonic() + 300
+    while not (ledger.exists() and len(ledger.read_text().splitlines()) > 9):
+        assert launcher.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    launcher.send_signal(signal.SIGINT)
+    _, errors = launcher.communicate(timeout=120)
+    assert launcher.returncode == 128 + signal.SIGTERM
+    saved = re.search(r"The run is saved after step (\d+)", errors)
+    assert saved
+    assert (run / "checkpoints" / f"step-{int(saved[1]):08d}").is_dir()
+    assert Ledger.existing(ledger).releases == int(saved[1])
 
 
 @pytest.mark.parametrize(
