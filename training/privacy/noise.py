@@ -2,8 +2,8 @@
 
 TF-Privacy draws from TensorFlow's global generator, whose position cannot be stored in a
 checkpoint or repeated on every replica. The subclass changes only where the numbers come from: a
-counter-based (Philox) stream named by run, step and variable. State, bound and `DpEvent` are the
-query's own. (XLA may draw other numbers from the same seed: a seeded run is repeatable under one
+counter-based stream named by run, step and variable. State, bound and `DpEvent` are the
+query's own. (XLA may round other numbers from the same bits: a seeded run is repeatable under one
 setting of `training.jit_compile`.)
 
 Guarantees (what epsilon depends on):
@@ -73,6 +73,10 @@ class ReplayableGaussianSumQuery(GaussianSumQuery):
         return noised, global_state, event
 
 
+# Tensors smaller than this are not worth a compiled program each.
+_LEAST_COMPILED = 2**16
+
+
 def with_noise(total: tf.Tensor, deviations: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
     """A sum and its noise, one draw for every deviation that is not zero.
 
@@ -91,7 +95,9 @@ def with_noise(total: tf.Tensor, deviations: tf.Tensor, seeds: tf.Tensor) -> tf.
 
     if deviations.shape[0] == 1:
         with tf.control_dependencies([total]):
-            return total + gaussian_noise(total.shape, deviations[0], seeds[0])
+            bits = _bits(total.shape, seeds[0])
+        release = _compiled_release if _is_large(total.shape) else _release
+        return release(total, deviations[0], bits)
     used = tf.math.count_nonzero(deviations, dtype=tf.int32)
     # A loop, not one subgraph a term: unused terms cost nothing, and every term is drawn by the
     # same instructions.
@@ -108,24 +114,83 @@ def with_noise(total: tf.Tensor, deviations: tf.Tensor, seeds: tf.Tensor) -> tf.
 def gaussian_noise(shape: tf.TensorShape, stddev: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Independent N(0, stddev^2) draws, float32 of a static `shape`, by Box and Muller (1958).
 
-    The same construction on the same Philox bits as TensorFlow's own kernel, but as vectorised
-    operations, which take two thirds of its time; and from 32 random bits a uniform, not 23, so
-    tails reach 6.7 standard deviations.
+    The bits are TensorFlow's counter-based generators' (Salmon et al. 2011), 32 for a number, so
+    that tails reach 6.7 standard deviations: Philox for small tensors; for large ones ThreeFry,
+    which XLA makes in half the time. Those are drawn by two small programs, bits and arithmetic.
+    The cosine is a polynomial, because a call for every number would keep XLA from using vector
+    instructions.
 
     Args:
         shape: Static shape of the result.
         stddev: Standard deviation >= 0, float32 ().
         seed: int64 (2,), used once.
     """
-    count = shape.num_elements()
-    pairs = (count + 1) // 2
-    bits = tf.random.stateless_uniform(
-        [2, pairs], seed=seed, dtype=tf.uint32, minval=None, maxval=None
+    scaled = _compiled_scaled if _is_large(shape) else _scaled
+    return tf.reshape(scaled(stddev, _bits(shape, seed))[: shape.num_elements()], shape)
+
+
+def _is_large(shape: tf.TensorShape) -> bool:
+    return shape.num_elements() >= _LEAST_COMPILED
+
+
+def _bits(shape: tf.TensorShape, seed: tf.Tensor) -> tf.Tensor:
+    """32 random bits for every number, uint32 (2, half of them rounded up)."""
+    pairs = (shape.num_elements() + 1) // 2
+    if _is_large(shape):
+        return _compiled_uniform(seed, pairs, "threefry")
+    return _uniform(seed, pairs, "philox")  # TensorFlow's own kernels on CPU have no ThreeFry
+
+
+def _uniform(seed: tf.Tensor, pairs: int, alg: str) -> tf.Tensor:
+    return tf.random.stateless_uniform(
+        [2, pairs], seed=seed, dtype=tf.uint32, minval=None, maxval=None, alg=alg
     )
+
+
+def _scaled(stddev: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
+    """Normal draws of a standard deviation, float32 (twice the pairs,)."""
     # In (0, 1]: the half keeps the logarithm finite.
-    uniform = (tf.cast(bits[0], tf.float32) + 0.5) * 2.0**-32
+    uniform = (tf.cast(bits[:1], tf.float32) + 0.5) * 2.0**-32
     # Not the root of stddev squared: that underflows, and the noise vanishes, below 1e-19.
     radius = stddev * tf.sqrt(-2.0 * tf.math.log(uniform))
-    angle = tf.cast(bits[1], tf.float32) * (2.0 * math.pi * 2.0**-32)
-    draws = tf.concat([radius * tf.cos(angle), radius * tf.sin(angle)], axis=0)
-    return tf.reshape(draws[:count], shape)
+    # 24 bits, so that the conversion is exact. A pair takes the cosine of its angle and of a
+    # quarter turn less, which is the sine.
+    whole = tf.bitwise.right_shift(bits[1:], tf.constant(8, tf.uint32))
+    turns = tf.cast(whole, tf.float32) * 2.0**-24 - tf.constant([[0.0], [0.25]])
+    return tf.reshape(radius * cosine_of_turns(turns), [-1])
+
+
+def _release(total: tf.Tensor, stddev: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
+    noise = _scaled(stddev, bits)[: total.shape.num_elements()]
+    return total + tf.reshape(noise, total.shape)
+
+
+def cosine_of_turns(turns: tf.Tensor) -> tf.Tensor:
+    """cos(2 pi turns) to 1.2e-7, for float32 `turns` in [-1, 1].
+
+    The polynomials are those of the Cephes library (S. Moshier, single precision) for an eighth
+    of a turn to both sides; the nearest quarter turn says which of them, and its sign.
+    """
+    quarters = tf.round(turns * 4.0)
+    angle = (turns - quarters * 0.25) * (2.0 * math.pi)
+    square = angle * angle
+    sine = angle + angle * square * (
+        -1.6666654611e-1 + square * (8.3321608736e-3 - square * 1.9515295891e-4)
+    )
+    cosine = (
+        1.0
+        - 0.5 * square
+        + square
+        * square
+        * (4.166664568298827e-2 + square * (-1.388731625493765e-3 + square * 2.443315711809948e-5))
+    )
+    quadrant = tf.bitwise.bitwise_and(tf.cast(quarters, tf.int32), 3)
+    is_odd = tf.equal(tf.bitwise.bitwise_and(quadrant, 1), 1)
+    value = tf.where(is_odd, sine, cosine)
+    return tf.where((quadrant == 1) | (quadrant == 2), -value, value)
+
+
+# Apart from each other: fused into one program, XLA would draw the bits again for every use.
+_compiled_uniform = tf.function(_uniform, jit_compile=True, autograph=False)
+_compiled_scaled = tf.function(_scaled, jit_compile=True, autograph=False)
+_compiled_release = tf.function(_release, jit_compile=True, autograph=False)

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from training.privacy.noise import gaussian_noise, with_noise
+from training.privacy.noise import cosine_of_turns, gaussian_noise, with_noise
 from training.privacy.plan import PrivacyPlan
 from training.randomness import Randomness
 
@@ -98,22 +98,63 @@ def test_noise_is_added_to_the_sum():
     assert noised[0].numpy() - total.numpy() == pytest.approx(alone, abs=1e-4)
 
 
+# A small tensor's noise is drawn by TensorFlow's operations, a large one's by compiled programs.
+SMALL, LARGE = 4_000, 70_000
+
+
+def test_cosine_of_turns_is_the_cosine():
+    turns = np.linspace(-1.0, 1.0, 400_001, dtype=np.float32)
+    expected = np.cos(2.0 * np.pi * turns.astype(np.float64))
+    assert np.abs(cosine_of_turns(tf.constant(turns)).numpy() - expected).max() < 1.2e-7
+
+
+def test_large_tensors_noise_is_the_planned_gaussian():
+    # An odd number of elements leaves half of the last pair out.
+    (first,), (second,) = (noise(step, shapes=[(LARGE // 7, 7)]) for step in (0, 1))
+    for drawn in (first, second):
+        assert drawn.std() == pytest.approx(PLAN.noise_stddev, abs=0.011)  # standard error 0.0027
+        assert stats.kstest(drawn.ravel(), stats.norm(0, PLAN.noise_stddev).cdf).pvalue > 1e-3
+    assert abs(correlation(first, second)) < 0.02  # standard error 0.004
+    halves = np.split(first.ravel(), 2)  # cosines and sines of the same angles
+    assert abs(correlation(*halves)) < 0.025  # standard error 0.005
+    assert abs(correlation(*(half**2 for half in halves))) < 0.025
+
+
+def test_odd_numbers_of_elements_leave_out_half_a_pair():
+    seed = tf.constant([3, 4], tf.int64)
+    for size in (5, LARGE + 1):
+        drawn = gaussian_noise(tf.TensorShape([size]), tf.constant(1.0), seed).numpy()
+        whole = gaussian_noise(tf.TensorShape([size + 1]), tf.constant(1.0), seed).numpy()
+        assert np.array_equal(drawn, whole[:-1])
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+def test_noise_added_at_once_is_the_noise_drawn_alone(size):
+    seed, total = tf.constant([3, 4], tf.int64), tf.fill([size], 2.0)
+    alone = gaussian_noise(total.shape, tf.constant(1.5), seed).numpy()
+    added = with_noise(total, tf.constant([1.5]), seed[None]).numpy()
+    # The sum may be rounded once, product and sum together: a few parts in 2^24 of 8.
+    assert added == pytest.approx(2.0 + alone, abs=2e-6)
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_draw_that_is_taken_back_cancels_to_the_last_bit(jit_compile):
+def test_draw_that_is_taken_back_cancels_to_the_last_bit(jit_compile, size):
     (seed,) = Randomness.from_seed(2).stateless_seeds("noise", 0, 1)
     add = tf.function(
         lambda total, sign: with_noise(total, sign * tf.constant([2.0, 0.0]), tf.stack([seed] * 2)),
         jit_compile=jit_compile,
     )
-    zero = tf.zeros([4_000])
+    zero = tf.zeros([size])
     added, taken = (add(zero, tf.constant(sign)).numpy() for sign in (1.0, -1.0))
     assert added.std() == pytest.approx(2.0, rel=0.06)  # standard error 1.1 %
     assert np.array_equal(added, -taken)
 
 
-def test_terms_add_up_with_their_coefficients():
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+def test_terms_add_up_with_their_coefficients(size):
     seeds = Randomness.from_seed(2).stateless_seeds("noise", 0, 3)
-    zero = tf.zeros([2_000])
+    zero = tf.zeros([size])
     alone = [with_noise(zero, tf.ones([1]), seeds[term : term + 1]).numpy() for term in range(3)]
     found = with_noise(zero, tf.constant([1.5, -0.5, 0.0]), tf.constant(seeds)).numpy()
     assert found == pytest.approx(1.5 * alone[0] - 0.5 * alone[1], abs=1e-5)
@@ -136,11 +177,12 @@ def test_streams_of_different_purpose_differ():
     assert len(seeds) == 200
 
 
+@pytest.mark.parametrize("size", [SMALL, LARGE])
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("stddev", [1e-30, 1e-20, 1e-12, 1e12, 1e25])
-def test_noise_neither_vanishes_nor_overflows_with_its_scale(stddev, jit_compile):
+def test_noise_neither_vanishes_nor_overflows_with_its_scale(stddev, jit_compile, size):
     draw = tf.function(
-        lambda scale: gaussian_noise(tf.TensorShape([4_000]), scale, tf.constant([3, 4], tf.int64)),
+        lambda scale: gaussian_noise(tf.TensorShape([size]), scale, tf.constant([3, 4], tf.int64)),
         jit_compile=jit_compile,
     )
     unit = draw(tf.constant(1.0)).numpy()
