@@ -141,9 +141,7 @@ def kernel_gradient(
         return _grouped(window, inputs, gradients, kernel, groups)
     if not window.is_pointwise:
         return ConvolutionKernels(inputs, gradients, window)
-    every = (slice(None), *(slice(None, None, s) for s in window.strides), slice(None))
-    seen = inputs[every] if max(window.strides) > 1 else inputs
-    seen = seen[(slice(None), *map(slice, gradients.shape[1:-1]), slice(None))]
+    seen = window.views(inputs, tuple(gradients.shape[1:-1]))[0]
     layout = MatrixLayout(kernel, tuple(range(len(kernel))))
     return OuterProducts(as_sequence(seen), as_sequence(gradients), layout)
 

@@ -1,7 +1,12 @@
 """Normalizations: z = scale * x_hat + offset, so d(scale) = sum of dz * x_hat, d(offset) = sum dz.
 
-x_hat is recomputed from the input with the layer's own operations; inside one graph the shared
-subexpressions (mean, variance) are computed once.
+With x_hat = s (x - m), where m and s (one over the deviation) are constant over what is summed,
+
+    d(scale) = s (sum of dz * x - m * sum of dz),
+
+which needs no x_hat, only sums. Layer normalization has another m and s at every position, and
+recomputes x_hat. Either way m and s come of the layer's own operations, so that inside one graph
+they are computed once. What is clipped is what is released: rounding here moves both alike.
 
 Sources: Ba et al. 2016 (layer), Wu & He 2018 (group), Ioffe & Szegedy 2015 (batch), Zhang &
 Sennrich 2019 (root mean square).
@@ -25,12 +30,14 @@ class _AffineRule(Rule):
     """Shared by all layers of the form scale * x_hat + offset."""
 
     @abstractmethod
-    def normalized(self, layer: keras.Layer, inputs: tf.Tensor) -> tf.Tensor:
-        """x_hat, float32, of the inputs' shape."""
-
-    @abstractmethod
     def axes(self, layer: keras.Layer, rank: int) -> list[int]:
         """The axes of the input that `gamma` and `beta` run along."""
+
+    @abstractmethod
+    def scale_gradient(
+        self, layer: keras.Layer, inputs: tf.Tensor, gradient: tf.Tensor, summed: list[int]
+    ) -> tf.Tensor:
+        """Sum of dz * x_hat over the axes `summed`, float32."""
 
     def gradients(
         self,
@@ -46,8 +53,7 @@ class _AffineRule(Rule):
         summed = [axis for axis in range(rank) if axis not in kept]
         found: Gradients = []
         if is_trained(layer, layer.gamma):
-            x_hat = tf.cast(self.normalized(layer, inputs), tf.float32)
-            scale = tf.reduce_sum(gradient * x_hat, axis=summed)
+            scale = self.scale_gradient(layer, inputs, gradient, summed)
             found.append((layer.gamma, Instantiated(scale)))
         if is_trained(layer, layer.beta):
             found.append((layer.beta, Instantiated(tf.reduce_sum(gradient, axis=summed))))
@@ -92,8 +98,11 @@ class LayerNormalizationRule(_AffineRule):
     def axes(self, layer: keras.Layer, rank: int) -> list[int]:
         return [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
 
-    def normalized(self, layer: keras.Layer, inputs: tf.Tensor) -> tf.Tensor:
-        return ops.layer_normalization(inputs, axis=layer.axis, epsilon=layer.epsilon)
+    def scale_gradient(
+        self, layer: keras.Layer, inputs: tf.Tensor, gradient: tf.Tensor, summed: list[int]
+    ) -> tf.Tensor:
+        x_hat = ops.layer_normalization(inputs, axis=layer.axis, epsilon=layer.epsilon)
+        return tf.reduce_sum(gradient * tf.cast(x_hat, tf.float32), axis=summed)
 
 
 class GroupNormalizationRule(_AffineRule):
@@ -102,14 +111,22 @@ class GroupNormalizationRule(_AffineRule):
     def axes(self, layer: keras.Layer, rank: int) -> list[int]:
         return [layer.axis]
 
-    def normalized(self, layer: keras.Layer, inputs: tf.Tensor) -> tf.Tensor:
+    def scale_gradient(
+        self, layer: keras.Layer, inputs: tf.Tensor, gradient: tf.Tensor, summed: list[int]
+    ) -> tf.Tensor:
         grouped = tf.cast(layer._reshape_into_groups(inputs), tf.float32)
         rank = grouped.shape.rank
         group_axis = rank - 2 if layer.axis == -1 else layer.axis
         reduced = [axis for axis in range(1, rank) if axis != group_axis]
-        # As the layer computes them, so that the graph computes them once.
         mean, variance = ops.moments(grouped, axes=reduced, keepdims=True)
-        return tf.reshape((grouped - mean) * tf.math.rsqrt(variance + layer.epsilon), inputs.shape)
+        # (batch, groups, 1), against sums of (batch, groups, channels of a group).
+        by_group = [grouped.shape[0], layer.groups, 1]
+        return _from_sums(
+            tf.reshape(mean, by_group),
+            tf.reshape(tf.math.rsqrt(variance + layer.epsilon), by_group),
+            tf.reduce_sum(gradient * tf.cast(inputs, tf.float32), axis=summed),
+            tf.reduce_sum(gradient, axis=summed),
+        )
 
 
 class BatchNormalizationRule(_AffineRule):
@@ -118,9 +135,32 @@ class BatchNormalizationRule(_AffineRule):
     def axes(self, layer: keras.Layer, rank: int) -> list[int]:
         return [layer.axis]
 
-    def normalized(self, layer: keras.Layer, inputs: tf.Tensor) -> tf.Tensor:
-        shape = [1] * inputs.shape.rank
-        shape[layer.axis] = inputs.shape[layer.axis]
-        mean = tf.reshape(tf.cast(layer.moving_mean.value, tf.float32), shape)
-        variance = tf.reshape(tf.cast(layer.moving_variance.value, tf.float32), shape)
-        return (tf.cast(inputs, tf.float32) - mean) * tf.math.rsqrt(variance + layer.epsilon)
+    def scale_gradient(
+        self, layer: keras.Layer, inputs: tf.Tensor, gradient: tf.Tensor, summed: list[int]
+    ) -> tf.Tensor:
+        mean = tf.cast(layer.moving_mean.value, tf.float32)
+        variance = tf.cast(layer.moving_variance.value, tf.float32)
+        return _from_sums(
+            mean,
+            tf.math.rsqrt(variance + layer.epsilon),
+            tf.reduce_sum(gradient * tf.cast(inputs, tf.float32), axis=summed),
+            tf.reduce_sum(gradient, axis=summed),
+        )
+
+
+def _from_sums(
+    mean: tf.Tensor, inverse_deviation: tf.Tensor, products: tf.Tensor, sums: tf.Tensor
+) -> tf.Tensor:
+    """`s (sum of dz x - m sum of dz)`, of the shape of the sums, (batch, channels).
+
+    Args:
+        mean: m, and
+        inverse_deviation: s, both (channels,), or (batch, groups, 1) for channels in groups.
+        products: Sum of dz * x.
+        sums: Sum of dz.
+    """
+    shape = products.shape
+    if mean.shape.rank == 3:
+        split = [*mean.shape[:2], shape[-1] // mean.shape[1]]
+        products, sums = tf.reshape(products, split), tf.reshape(sums, split)
+    return tf.reshape(inverse_deviation * (products - mean * sums), shape)

@@ -19,11 +19,27 @@ Source: Dumoulin & Visin 2016 (arXiv:1603.07285) for the arithmetic; padding as 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 from math import prod
 
 import keras
 import tensorflow as tf
+
+
+def every(x: tf.Tensor, axis: int, start: int, count: int, stride: int) -> tf.Tensor:
+    """`x[start], x[start + stride], ...` along an axis, `count` of them.
+
+    TensorFlow's slices with a stride go number by number. Here, the axis is folded in two, so that
+    whole runs of memory are copied (conv1 of ResNet50, 32 x 70^2: patches in 17 ms, 63 before).
+    """
+    before = (slice(None),) * axis
+    if stride == 1:
+        return x[(*before, slice(start, start + count))]
+    size, end = x.shape[axis], start + count * stride
+    if end > size:  # the last one's empty neighbours
+        x = tf.pad(x, [(0, end - size if a == axis else 0) for a in range(x.shape.rank)])
+    x = x[(*before, slice(start, end))]
+    folded = tf.reshape(x, [*x.shape[:axis], count, stride, *x.shape[axis + 1 :]])
+    return folded[(*before, slice(None), 0)]
 
 
 @dataclass(frozen=True)
@@ -76,10 +92,9 @@ class Window:
             inputs = tf.pad(inputs, [(0, 0), *margins, (0, 0)])
         return inputs
 
-    def _slice(self, axis: int, offset: int, count: int) -> slice:
-        """What window offset `offset` sees along `axis` of the padded input."""
-        start, stride = offset * self.dilations[axis], self.strides[axis]
-        return slice(start, start + (count - 1) * stride + 1, stride)
+    def _seen(self, x: tf.Tensor, axis: int, offset: int, count: int, at: int) -> tf.Tensor:
+        """What window offset `offset` sees along `axis` of the padded input, at axis `at` of x."""
+        return every(x, at, offset * self.dilations[axis], count, self.strides[axis])
 
     def views(self, inputs: tf.Tensor, positions: tuple[int, ...]) -> list[tf.Tensor]:
         """The inputs seen at each window offset, offsets in the kernel's order.
@@ -91,25 +106,21 @@ class Window:
         Returns:
             As many as the window has places, each (batch, *positions, channels).
         """
-        inputs = self._padded(inputs, positions)
-        return [
-            inputs[
-                (
-                    slice(None),
-                    *(self._slice(a, offset[a], positions[a]) for a in range(self.rank)),
-                    slice(None),
-                )
+        views = [self._padded(inputs, positions)]
+        for axis, count in enumerate(positions):
+            views = [
+                self._seen(view, axis, offset, count, at=1 + axis)
+                for view in views
+                for offset in range(self.size[axis])
             ]
-            for offset in product(*map(range, self.size))
-        ]
+        return views
 
     def patches(self, inputs: tf.Tensor, positions: tuple[int, ...]) -> tf.Tensor:
         """(batch, *spatial, channels) to (batch, *positions, window places * channels)."""
         patches = self._padded(inputs, positions)
         for axis in reversed(range(self.rank)):
-            before = (slice(None),) * (1 + axis)
             slices = [
-                patches[(*before, self._slice(axis, offset, positions[axis]))]
+                self._seen(patches, axis, offset, positions[axis], at=1 + axis)
                 for offset in range(self.size[axis])
             ]
             patches = slices[0] if len(slices) == 1 else tf.concat(slices, axis=-1)
@@ -135,8 +146,10 @@ class Window:
             margins = self._margins(axis, inside, outside)
             if any(margins):
                 gram = tf.pad(gram, [(0, 0), (0, 0), margins, (0, 0), margins, (0, 0)])
-            seen = [self._slice(axis, offset, outside) for offset in range(self.size[axis])]
-            terms = [gram[:, :, s, :, s] for s in seen]
+            terms = [
+                self._seen(self._seen(gram, axis, offset, outside, at=2), axis, offset, outside, 4)
+                for offset in range(self.size[axis])
+            ]
             gram = terms[0] if len(terms) == 1 else tf.add_n(terms)
         return tf.reshape(gram, [batch, prod(positions), prod(positions)])
 
