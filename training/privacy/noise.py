@@ -66,15 +66,34 @@ class ReplayableGaussianSumQuery(GaussianSumQuery):
             pairs = zip(sample_state, global_state.noises, strict=True)
             return [total + noise for total, noise in pairs], global_state, event
         deviations = global_state.stddev * global_state.coefficients
-        noised = [
-            with_noise(total, deviations, global_state.seeds[:, i])
-            for i, total in enumerate(sample_state)
-        ]
+        noised = _all_with_noise(sample_state, deviations, global_state.seeds)
         return noised, global_state, event
 
 
 # Tensors smaller than this are not worth a compiled program each.
 _LEAST_COMPILED = 2**16
+
+
+def _all_with_noise(
+    totals: list[tf.Tensor], deviations: tf.Tensor, seeds: tf.Tensor
+) -> list[tf.Tensor]:
+    """`with_noise` of several sums; all small ones as one tensor, from the stream of the first.
+
+    A model has hundreds of biases and scales: drawn one by one they would be most of the step's
+    graph.
+    """
+    noised = [
+        with_noise(total, deviations, seeds[:, i]) if _is_large(total.shape) else total
+        for i, total in enumerate(totals)
+    ]
+    small = [i for i, total in enumerate(totals) if not _is_large(total.shape)]
+    if small:
+        flat = tf.concat([tf.reshape(totals[i], [-1]) for i in small], axis=0)
+        sizes = [totals[i].shape.num_elements() for i in small]
+        parts = tf.split(with_noise(flat, deviations, seeds[:, small[0]]), sizes)
+        for i, part in zip(small, parts, strict=True):
+            noised[i] = tf.reshape(part, totals[i].shape)
+    return noised
 
 
 def with_noise(total: tf.Tensor, deviations: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
