@@ -13,7 +13,7 @@ from training.losses import cross_entropy
 from training.privacy.clip_methods import AdaptiveClipping
 from training.privacy.clipping import clipped_gradient_sum
 from training.privacy.mechanisms import Draws, GaussianMechanism
-from training.privacy.noise import gaussian_noise
+from training.privacy.noise import all_with_noise, gaussian_noise
 from training.privacy.plan import PrivacyPlan
 from training.privacy.sampling import PoissonSampling
 from training.randomness import Randomness
@@ -279,13 +279,10 @@ def test_adaptive_step_clips_and_adds_noise_at_the_bound_in_use():
     step.state[0].assign(0.05)
     sums = clipped_gradient_sum(model, cross_entropy(LABELS), batch, 0.05).gradients
     stddev = 0.05 * ADAPTIVE.clipping.sum_noise_multiplier(0.5, 20)
-    expected = [
-        (total + gaussian_noise(total.shape, tf.constant(stddev, tf.float32), tf.constant(seed)))
-        / 20
-        for total, seed in zip(sums, adaptive_draws().seeds[0], strict=False)
-    ]
+    seeds = tf.constant(adaptive_draws().seeds[:, :-1])  # the last is the count's
+    noised = all_with_noise(sums, tf.constant([stddev], tf.float32), seeds)
     found = applied(model, lambda: step.finish(batch, adaptive_draws(), accumulated=False))
-    assert_close(found, [value.numpy() for value in expected])
+    assert_close(found, [value.numpy() / 20 for value in noised])
 
 
 def test_step_whose_bound_stays_has_no_state():

@@ -66,7 +66,7 @@ class ReplayableGaussianSumQuery(GaussianSumQuery):
             pairs = zip(sample_state, global_state.noises, strict=True)
             return [total + noise for total, noise in pairs], global_state, event
         deviations = global_state.stddev * global_state.coefficients
-        noised = _all_with_noise(sample_state, deviations, global_state.seeds)
+        noised = all_with_noise(sample_state, deviations, global_state.seeds)
         return noised, global_state, event
 
 
@@ -74,7 +74,7 @@ class ReplayableGaussianSumQuery(GaussianSumQuery):
 _LEAST_COMPILED = 2**16
 
 
-def _all_with_noise(
+def all_with_noise(
     totals: list[tf.Tensor], deviations: tf.Tensor, seeds: tf.Tensor
 ) -> list[tf.Tensor]:
     """`with_noise` of several sums; all small ones as one tensor, from the stream of the first.
