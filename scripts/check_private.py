@@ -80,12 +80,12 @@ def check(recipe: Recipe, convert: Conversion | None = None, output: Path | None
 def explain_recipe(recipe: Recipe) -> None:
     """Prints how the engine clips each trained variable of the recipe's model."""
     import data
-    from training.losses import cross_entropy
+    from training.losses import recipe_loss
     from training.privacy.explanation import explain, print_explanations
     from training.session import build_model
 
     dataset = data.load(recipe.data)
-    loss = cross_entropy(dataset.info.label_names, recipe.training.class_weights)
+    loss = recipe_loss(recipe, dataset.info.label_names)
     budget = recipe.privacy.memory_budget
     print_explanations(
         explain(
@@ -127,14 +127,14 @@ def _problems_of_recipe(recipe: Recipe) -> list[Any]:
     import keras
 
     import data
-    from training.losses import cross_entropy
+    from training.losses import recipe_loss
     from training.privacy.inspection import problems_of
     from training.session import build_model
 
     keras.config.set_dtype_policy(recipe.training.precision)
     dataset = data.load(recipe.data)
     model = build_model(recipe, dataset).model
-    loss = cross_entropy(dataset.info.label_names, recipe.training.class_weights)
+    loss = recipe_loss(recipe, dataset.info.label_names)
     return problems_of(model, loss)
 
 

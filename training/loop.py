@@ -285,6 +285,8 @@ class Loop:
             "loss": self._totals["loss"] / examples,
             "accuracy": self._totals["correct"] / examples,
         }
+        if self._totals["unfairness"]:
+            logs["unfairness"] = self._totals["unfairness"] / examples
         if self._totals["non_finite"]:
             logs["non_finite_examples"] = self._totals["non_finite"]
         return {**logs, **self.step.released()}

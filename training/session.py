@@ -25,10 +25,11 @@ from models import BuiltModel
 from training.batching import Batching, ShuffledSampler
 from training.calibration import resolved
 from training.checkpoints import Checkpoints
+from training.fairness import Mitigation
 from training.feeding import ReplicaFeed
 from training.frozen_features import fits_in_memory, through_prefix
 from training.loop import Length, Loop
-from training.losses import cross_entropy
+from training.losses import recipe_loss
 from training.one_root import OneRoot, kept_root
 from training.optimizers import build_optimizer
 from training.privacy.half_precision import use_whole_float32
@@ -119,6 +120,7 @@ class Session:
         recipe: What decides it.
         dataset: The three splits.
         model: The model.
+        mitigation: What is done for fairness while training.
         plan: The privacy plan; None without privacy.
         length: Steps and epochs.
         workers: The processes and devices it is spread over.
@@ -130,6 +132,7 @@ class Session:
     recipe: Recipe
     dataset: Dataset
     model: Model
+    mitigation: Mitigation
     plan: PrivacyPlan | None
     length: Length
     workers: Workers
@@ -219,15 +222,17 @@ class Session:
         settings = self.recipe.training
         with self.strategy.scope():
             optimizer = build_optimizer(settings.optimizer, self.length.steps)
-        loss = cross_entropy(self.dataset.info.label_names, settings.class_weights)
+        loss = recipe_loss(self.recipe, self.dataset.info.label_names)
         common: dict[str, Any] = {
             "accumulates": accumulates,
             "l2": settings.l2,
             "jit_compile": settings.jit_compile,
+            "group_weights": self.mitigation.weights,
         }
         arguments = (self.model.trained, loss, optimizer, self.strategy)
         if self.plan is None:
-            return optimizer, PlainStep(*arguments, **common)
+            penalty = self.mitigation.penalty
+            return optimizer, PlainStep(*arguments, penalty=penalty, **common)
         budget = self.recipe.privacy.memory_budget
         memory_bytes = None if budget is None else 1e9 * budget
         return optimizer, PrivateStep(
@@ -258,7 +263,8 @@ def _randomness_context(recipe: Recipe, dataset: Dataset) -> str:
     for name in _HOW_IT_IS_RUN:
         del training[name]
     files = sorted(dataset.info.provenance.sha256.items())
-    decisive = [asdict(recipe.data), asdict(recipe.model), training, asdict(recipe.privacy)]
+    sections = (recipe.data, recipe.model, recipe.privacy, recipe.fairness)
+    decisive = [training, *(asdict(section) for section in sections)]
     return json.dumps([*decisive, files, len(dataset.train)], sort_keys=True)
 
 
@@ -277,7 +283,7 @@ def _look_over(
     recipe: Recipe, dataset: Dataset, built: BuiltModel, examples: PreparedSplit
 ) -> None:
     """Refuses a model that cannot be private, before anything costly; names every problem."""
-    loss = cross_entropy(dataset.info.label_names, recipe.training.class_weights)
+    loss = recipe_loss(recipe, dataset.info.label_names)
     refuse(problems_of(built.model, loss))
     probe(built.model, loss, next(iter(data.batches_in_order(examples, _PROBED_EXAMPLES))))
 
@@ -304,6 +310,7 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
         recipe, len(dataset.train), lambda settings, records: run_length(settings, records).steps
     )
     settings = recipe.training
+    mitigation = Mitigation.of(recipe.fairness, dataset, recipe.evaluation.positive_label)
     randomness = _shared_randomness(recipe, dataset, workers, run)
     files = sorted(dataset.info.provenance.sha256.items())
     workers.require_same(
@@ -340,6 +347,7 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
         recipe=recipe,
         dataset=dataset,
         model=Model(built, prefix, trained),
+        mitigation=mitigation,
         plan=plan,
         length=length,
         workers=workers,

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from training.fairness import GroupWeights, Penalty
 from training.privacy.adaptive_query import half_counts
 from training.privacy.clip_methods import ClipMethod
 from training.privacy.clip_methods.base import LEAST_BOUND
@@ -39,12 +40,14 @@ class StepTotals:
         correct: Examples whose most likely label is the true one.
         examples: Real examples.
         non_finite: Examples left out because their gradient was not finite.
+        unfairness: Penalty of the physical batch, times its real examples; 0 without one.
     """
 
     loss: float
     correct: float
     examples: float
     non_finite: float
+    unfairness: float = 0.0
 
 
 class TrainingStep(ABC):
@@ -58,6 +61,7 @@ class TrainingStep(ABC):
         accumulates: Whether a logical batch can need more than one physical batch.
         l2: L2 penalty on weight matrices; looks at no example.
         jit_compile: Compile with XLA.
+        group_weights: Weights of examples by group and label.
     """
 
     # Of mechanisms whose noise builds on earlier noise; none without such a mechanism.
@@ -75,9 +79,11 @@ class TrainingStep(ABC):
         accumulates: bool,
         l2: float = 0.0,
         jit_compile: bool = False,
+        group_weights: GroupWeights | None = None,
     ):
         self._model, self._loss, self._optimizer = model, loss, optimizer
         self._strategy, self._l2 = strategy, l2
+        self._group_weights = group_weights
         self._variables = model.trainable_variables
         with strategy.scope():
             optimizer.build(self._variables)
@@ -121,6 +127,13 @@ class TrainingStep(ABC):
     @abstractmethod
     def _release(self, sums: list[tf.Tensor], examples: tf.Tensor, noise: Noise) -> list[tf.Tensor]:
         """From the sums over the whole logical batch to the gradient that is applied."""
+
+    def _loss_of(self, batch: dict[str, Any]) -> PerExampleLoss:
+        """The loss with each example's weight, which depends on its own group and label alone."""
+        if self._group_weights is None:
+            return self._loss
+        weights = self._group_weights.of(batch)
+        return lambda labels, logits: self._loss(labels, logits) * weights
 
     @property
     def state(self) -> list[tf.Variable]:
@@ -272,18 +285,35 @@ def _report(
 
 
 class PlainStep(TrainingStep):
-    """Ordinary training: the mean gradient over the logical batch."""
+    """Ordinary training: the mean gradient over the logical batch.
+
+    Args:
+        penalty: Unfairness that is added to the loss. It compares the examples of a physical
+            batch (on one replica); over a logical batch, those penalties are averaged.
+        further: As `TrainingStep`.
+    """
+
+    def __init__(self, *arguments: Any, penalty: Penalty | None = None, **further: Any):
+        self._penalty = penalty
+        super().__init__(*arguments, **further)
 
     def _gradient_sum(self, batch: dict[str, Any]) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
         values = [v.value for v in self._variables]
         mask = batch["mask"]
         with tf.GradientTape() as tape:
             logits = tf.cast(self._model(batch["inputs"], training=True), tf.float32)
-            losses = tf.where(mask, self._loss(batch["labels"], logits), 0.0)
+            losses = tf.where(mask, self._loss_of(batch)(batch["labels"], logits), 0.0)
             total = tf.reduce_sum(losses)
+            unfairness = tf.zeros([])
+            if self._penalty is not None:
+                # Times the examples, because the sum will be divided by them.
+                examples = tf.reduce_sum(tf.cast(mask, tf.float32))
+                unfairness = examples * self._penalty.of(batch, logits)
+                total += self._penalty.weight * unfairness
         found = tape.gradient(total, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         sums = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in found]
-        return sums, _report(batch["labels"], logits, losses, mask, tf.zeros([]))
+        report = _report(batch["labels"], logits, losses, mask, tf.zeros([]))
+        return sums, {**report, "unfairness": unfairness}
 
     def _release(self, sums: list[tf.Tensor], examples: tf.Tensor, noise: Noise) -> list[tf.Tensor]:
         return [total / tf.maximum(examples, 1.0) for total in sums]
@@ -345,7 +375,7 @@ class PrivateStep(TrainingStep):
         clipping: ClipMethod | tf.Tensor = self._plan.clipping if bound is None else bound
         clipped = clipped_gradient_sum(
             self._model,
-            self._loss,
+            self._loss_of(batch),
             batch,
             clipping,
             self._sites,

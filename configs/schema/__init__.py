@@ -8,6 +8,7 @@ from configs.schema.clipping import ClippingGroup, ClippingSettings
 from configs.schema.data import DataSettings, ImageFolderSettings, TableSettings, TfdsSettings
 from configs.schema.errors import SettingError, UserError, require
 from configs.schema.evaluation import EvaluationSettings
+from configs.schema.fairness import FairnessSettings, PenaltySettings
 from configs.schema.mechanism import MechanismSettings
 from configs.schema.model import (
     BertSettings,
@@ -28,11 +29,13 @@ __all__ = [
     "CnnSettings",
     "DataSettings",
     "EvaluationSettings",
+    "FairnessSettings",
     "ImageFolderSettings",
     "MechanismSettings",
     "MlpSettings",
     "ModelSettings",
     "OptimizerSettings",
+    "PenaltySettings",
     "PrivacySettings",
     "Recipe",
     "ResNet50Settings",

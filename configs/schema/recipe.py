@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from configs.schema.data import DataSettings
 from configs.schema.evaluation import EvaluationSettings
+from configs.schema.fairness import FairnessSettings
 from configs.schema.model import ModelSettings
 from configs.schema.privacy import PrivacySettings
 from configs.schema.training import TrainingSettings
@@ -20,6 +21,7 @@ class Recipe:
         model: Which network.
         training: How to train it.
         privacy: The guarantee asked for.
+        fairness: How training is changed so that groups fare alike.
         evaluation: What is measured, and of whom.
     """
 
@@ -27,4 +29,9 @@ class Recipe:
     model: ModelSettings = field(default_factory=ModelSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
+    fairness: FairnessSettings = field(default_factory=FairnessSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+
+    def __post_init__(self) -> None:
+        if self.privacy.enabled:
+            self.fairness.require_private()

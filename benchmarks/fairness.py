@@ -1,0 +1,185 @@
+"""What each mitigation does for groups, and what it costs: every recipe of configs/fairness/.
+
+    python -m benchmarks.fairness
+    python -m benchmarks.fairness --recipes none reweighing --seeds 1 --split validation
+    python -m benchmarks.fairness --features features.npz    # keep the encoder's work for next time
+
+The recipes share data and frozen encoder, so people are encoded once and only heads are trained, a
+few seconds each; seeds differ in batches (and noise), not in the first weights. One table: mean
+over seeds, and the standard deviation behind it. Settings were chosen on the validation split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+_FOLDER = Path("configs/fairness")
+_FIGURES = (
+    "accuracy",
+    "worst_group_accuracy",
+    "demographic_parity_difference",
+    "equalized_odds_difference",
+    "epsilon",
+    "seconds",
+)
+
+
+class Encoded:
+    """A session whose people have been encoded, for training one head after the other."""
+
+    def __init__(self, recipe: Any, features: str | None):
+        from data import prepare
+        from training.frozen_features import through_prefix
+        from training.session import open_session
+
+        kept = features is not None and Path(features).exists()
+        if kept:
+            # Without a budget for them, the session computes no features of its own.
+            training = dataclasses.replace(recipe.training, cache_frozen_gb=0.0)
+            recipe = dataclasses.replace(recipe, training=training)
+        session = open_session(recipe)
+        splits = {"train": session.train, "validation": session.validation}
+        model = session.model
+        if kept:
+            import models
+
+            prefix, trained = models.split_frozen_prefix(model.built)
+            model = dataclasses.replace(model, prefix=prefix, trained=trained)
+        splits["test"] = prepare(session.dataset.test, model.built.preprocess)
+        if kept:
+            with np.load(features) as arrays:
+                for name, split in splits.items():
+                    inputs = {k.split("/", 1)[1]: arrays[k] for k in arrays if k.startswith(name)}
+                    splits[name] = dataclasses.replace(split, inputs=inputs)
+        else:
+            splits["test"] = through_prefix(splits["test"], model.prefix)
+            if features is not None:
+                held = {f"{n}/{k}": v for n, s in splits.items() for k, v in s.inputs.items()}
+                np.savez(features, **held)
+        self.splits = splits
+        self.session = dataclasses.replace(
+            session, model=model, train=splits["train"], validation=splits["validation"]
+        )
+        self.first_weights = [v.numpy() for v in model.trained.trainable_variables]
+
+    def run(self, recipe: Any, seed: int, split: str) -> dict[str, float]:
+        """Trains a head by a recipe and measures it on a split."""
+        from data import batches_in_order
+        from evaluation import evaluate, predict_batches
+        from training.fairness import Mitigation
+        from training.privacy.ledger import Ledger
+        from training.privacy.plan import PrivacyPlan
+        from training.randomness import Randomness
+        from training.run_directory import RunDirectory
+        from training.session import run_length
+
+        length = run_length(recipe.training, len(self.session.train))
+        plan = None
+        if recipe.privacy.enabled:
+            plan = PrivacyPlan.from_settings(
+                recipe.privacy,
+                num_examples=len(self.session.train),
+                batch_size=recipe.training.batch_size,
+                steps=length.steps,
+            )
+        positive = recipe.evaluation.positive_label
+        session = dataclasses.replace(
+            self.session,
+            recipe=recipe,
+            plan=plan,
+            length=length,
+            mitigation=Mitigation.of(recipe.fairness, self.session.dataset, positive),
+            randomness=Randomness.from_seed(seed, json.dumps(dataclasses.asdict(recipe))),
+        )
+        trained = session.model.trained
+        for variable, value in zip(trained.trainable_variables, self.first_weights, strict=True):
+            variable.assign(value)
+        with tempfile.TemporaryDirectory() as folder:
+            run = RunDirectory.at(folder)
+            ledger = None if plan is None else Ledger(run.ledger, plan)
+            loop = session.loop(run, [], ledger, verbose=0)
+            started = time.perf_counter()
+            loop.run()
+            seconds = time.perf_counter() - started
+            epsilon = float("inf") if ledger is None else ledger.epsilon
+        batches = batches_in_order(self.splits[split], 2048)
+        predictions = predict_batches(trained, batches, session.dataset.info, split)
+        settings = dataclasses.replace(
+            recipe.evaluation, attributes=["sex"], bootstrap_resamples=0, permutations=0
+        )
+        measured = json.loads(evaluate(predictions, settings).to_json())
+        sex = measured["fairness"]["attributes"]["sex"]
+        return {
+            "accuracy": measured["performance"]["accuracy"],
+            "worst_group_accuracy": sex["worst"]["worst_group_accuracy"]["value"],
+            "demographic_parity_difference": sex["gaps"]["demographic_parity_difference"]["value"],
+            "equalized_odds_difference": sex["gaps"]["equalized_odds_difference"]["value"],
+            "epsilon": epsilon,
+            "seconds": seconds,
+        }
+
+
+def main() -> None:
+    """Prints the table, or JSON lines."""
+    from configs.schema import Recipe
+    from scripts.arguments import parse_recipe, recipe_parser
+
+    names = sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.fairness", description=__doc__)
+    parser.add_argument("--recipes", nargs="+", choices=names, default=names)
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each recipe")
+    parser.add_argument("--split", choices=("validation", "test"), default="test")
+    parser.add_argument("--features", default=None, help="a file that keeps the encoder's work")
+    parser.add_argument("--set", nargs="*", default=[], help="settings over the recipes', dotted")
+    parser.add_argument("--json", action="store_true", help="print JSON lines")
+    arguments = parser.parse_args()
+
+    def recipe_of(name: str) -> Recipe:
+        command = [str(_FOLDER / f"{name}.yaml"), *(f"--{s}" for s in arguments.set)]
+        return parse_recipe(recipe_parser("train", "RECIPE.yaml", ""), command).recipe
+
+    encoded = Encoded(recipe_of("none"), arguments.features)
+    rows: dict[str, dict[str, list[float]]] = {}
+    for name in arguments.recipes:
+        runs = [
+            encoded.run(recipe_of(name), seed, arguments.split) for seed in range(arguments.seeds)
+        ]
+        rows[name] = {figure: [run[figure] for run in runs] for figure in _FIGURES}
+        if arguments.json:
+            print(json.dumps({"recipe": name, "split": arguments.split, **rows[name]}), flush=True)
+    if not arguments.json:
+        _print_table(rows, arguments)
+
+
+def _print_table(rows: dict[str, dict[str, list[float]]], arguments: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    title = f"census, {arguments.split}, {arguments.seeds} seeds: mean (standard deviation)"
+    table = Table("recipe", *(figure.replace("_", " ") for figure in _FIGURES), title=title)
+    for name, figures in rows.items():
+        table.add_row(name, *(_mean_and_spread(values) for values in figures.values()))
+    Console(width=150).print(table)
+
+
+def _mean_and_spread(values: list[float]) -> str:
+    if values[0] == float("inf"):
+        return "none"
+    spread = f" ({statistics.stdev(values):.4f})" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.4f}{spread}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Settings of the `fairness` section: how training is changed so that groups fare alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import inf
+from typing import Literal, Optional
+
+from configs.schema.errors import require
+
+
+@dataclass(frozen=True)
+class PenaltySettings:
+    """Unfairness added to the loss: F = task loss + weight * unfairness.
+
+    Attributes:
+        measure: How two groups' scores are compared within a batch: `rate_gap` (squared
+            difference of mean scores), `mmd` (maximum mean discrepancy, all of the distribution)
+            or `correlation` (squared, of score and membership). None for no penalty.
+        parity: Among whom: `demographic_parity` (everybody), `equal_opportunity` (those of the
+            positive label) or `equalized_odds` (those of each label).
+        weight: How much unfairness counts against the task loss; >= 0.
+    """
+
+    measure: Optional[Literal["rate_gap", "mmd", "correlation"]] = None
+    parity: Literal["demographic_parity", "equal_opportunity", "equalized_odds"] = (
+        "demographic_parity"
+    )
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        key = "fairness.penalty.weight"
+        require(0 <= self.weight < inf, key, self.weight, "a number >= 0")
+
+
+@dataclass(frozen=True)
+class FairnessSettings:
+    """How training is changed so that groups fare alike; `docs/mitigation.md` compares the ways.
+
+    Attributes:
+        attribute: Group attribute that everything here speaks of; required by `reweighing` and
+            `penalty`.
+        reweighing: Weigh every example by P(group) P(label) / P(group, label), after which group
+            and label are independent (Kamiran & Calders 2012).
+        public_counts: Group -> label -> number of people, from a public source, in place of
+            counting the training examples; what a private run needs for `reweighing`.
+        penalty: Unfairness added to the loss. It compares examples of a batch, which have no
+            gradient of their own then: not with privacy.
+        focal_gamma: Focal loss: examples that are right already count (1 - p)^gamma; 0 for none.
+        label_smoothing: Share of a label's mass spread over all labels, in [0, 1).
+    """
+
+    attribute: Optional[str] = None
+    reweighing: bool = False
+    public_counts: Optional[dict[str, dict[str, float]]] = None
+    penalty: PenaltySettings = field(default_factory=PenaltySettings)
+    focal_gamma: float = 0.0
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(
+            self.attribute is not None or not (self.reweighing or self.penalty.measure),
+            "fairness.attribute",
+            self.attribute,
+            "the group attribute that fairness.reweighing or fairness.penalty is about",
+        )
+        require(
+            self.public_counts is None or self.reweighing,
+            "fairness.public_counts",
+            self.public_counts,
+            "null without fairness.reweighing: true, the only one that counts",
+        )
+        require(
+            0 <= self.focal_gamma < inf, "fairness.focal_gamma", self.focal_gamma, "a number >= 0"
+        )
+        require(
+            0 <= self.label_smoothing < 1,
+            "fairness.label_smoothing",
+            self.label_smoothing,
+            "a number in [0, 1)",
+        )
+
+    def require_private(self) -> None:
+        """Refuses what has no per-example gradient, or looks at the training people unpaid.
+
+        Raises:
+            SettingError: Naming what to use instead.
+        """
+        require(
+            self.penalty.measure is None,
+            "fairness.penalty.measure",
+            self.penalty.measure,
+            "null with privacy: it compares the examples of a batch, so that no example has a "
+            "gradient of its own to clip. Use fairness.reweighing with fairness.public_counts, "
+            "or thresholds fitted after training",
+        )
+        require(
+            not self.reweighing or self.public_counts is not None,
+            "fairness.reweighing",
+            self.reweighing,
+            "fairness.public_counts beside it with privacy: counts of the training people are "
+            "not public, and epsilon would not cover them",
+        )

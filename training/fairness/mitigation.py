@@ -1,0 +1,84 @@
+"""From the recipe's `fairness` section to what a step needs, checked against the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from configs.schema import FairnessSettings, require
+from data import Dataset
+from training.fairness.penalties import Penalty
+from training.fairness.reweighing import GroupWeights
+
+
+@dataclass(frozen=True)
+class Mitigation:
+    """How training is changed so that groups fare alike.
+
+    Attributes:
+        weights: Weights of examples; none for equal ones.
+        penalty: Unfairness added to the loss; none for no penalty.
+    """
+
+    weights: GroupWeights | None = None
+    penalty: Penalty | None = None
+
+    @classmethod
+    def of(
+        cls, settings: FairnessSettings, dataset: Dataset, positive_label: str | None
+    ) -> Mitigation:
+        """What the recipe asks for.
+
+        Args:
+            settings: The section.
+            dataset: Training examples, and the names of groups and labels.
+            positive_label: The favourable label; none takes the last of a two-label task.
+
+        Raises:
+            SettingError: If the data have no such attribute, a label has no favourable side, or
+                public counts lack a group or label.
+        """
+        if settings.attribute is None:
+            return cls()
+        info = dataset.info
+        require(
+            settings.attribute in info.groups,
+            "fairness.attribute",
+            settings.attribute,
+            f"one of the data's group attributes {list(info.groups)}",
+        )
+        groups, labels = info.groups[settings.attribute], info.label_names
+        weights = penalty = None
+        if settings.reweighing and settings.public_counts is not None:
+            weights = GroupWeights.from_public(
+                settings.attribute, settings.public_counts, groups, labels
+            )
+        elif settings.reweighing:
+            weights = GroupWeights.from_examples(
+                settings.attribute,
+                dataset.train.groups[settings.attribute],
+                dataset.train.labels,
+                (len(groups), len(labels)),
+            )
+        if settings.penalty.measure is not None:
+            require(
+                positive_label is not None or len(labels) == 2,
+                "evaluation.positive_label",
+                positive_label,
+                f"the favourable one of the labels {list(labels)}, for fairness.penalty",
+            )
+            favourable = labels[-1] if positive_label is None else positive_label
+            require(
+                favourable in labels,
+                "evaluation.positive_label",
+                favourable,
+                f"one of the labels {list(labels)}",
+            )
+            penalty = Penalty(
+                measure=settings.penalty.measure,
+                parity=settings.penalty.parity,
+                weight=settings.penalty.weight,
+                attribute=settings.attribute,
+                groups=len(groups),
+                positive=list(labels).index(favourable),
+            )
+        return cls(weights, penalty)
