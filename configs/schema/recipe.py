@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from configs.schema.data import DataSettings
+from configs.schema.decision import DecisionSettings
 from configs.schema.evaluation import EvaluationSettings
 from configs.schema.model import ModelSettings
 from configs.schema.privacy import PrivacySettings
@@ -21,6 +22,7 @@ class Recipe:
         training: How to train it.
         privacy: The guarantee asked for.
         evaluation: What is measured, and of whom.
+        decision: How scores become answers once training is over.
     """
 
     data: DataSettings = field(default_factory=DataSettings)
@@ -28,3 +30,4 @@ class Recipe:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    decision: DecisionSettings = field(default_factory=DecisionSettings)
