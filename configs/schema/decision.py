@@ -103,7 +103,7 @@ class DecisionSettings:
     abstain: AbstainSettings = field(default_factory=AbstainSettings)
     epsilon: Optional[float] = None
     delta: Optional[float] = None
-    bins: int = 32
+    bins: int = 16
 
     def __post_init__(self) -> None:
         require(

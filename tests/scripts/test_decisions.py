@@ -16,10 +16,10 @@ from scripts.cli import main
 from tests.scripts.test_commands import refused
 
 RECIPE = """
-data: {{source: csv, validation_fraction: 0.3, table: {{train: {table}, features: [a, b],
+data: {{source: csv, validation_fraction: 0.4, test_fraction: 0.3, table: {{train: {table}, features: [a, b],
   label: label, groups: [sex, town]}}}}
 model: {{name: mlp, mlp: {{hidden_units: [4]}}}}
-training: {{epochs: 4, batch_size: 100, seed: 3, optimizer: {{learning_rate: 1e-2}}}}
+training: {{epochs: 1, batch_size: 30, seed: 3, optimizer: {{learning_rate: 0.1}}}}
 evaluation: {{bootstrap_resamples: 0, permutations: 0}}
 decision: {{thresholds: {{attribute: sex}}}}
 """
@@ -38,7 +38,7 @@ np.savez(answers, **{key: value.numpy() for key, value in outputs.items()})
 """
 
 
-def write_people(path: Path, count: int = 1200) -> None:
+def write_people(path: Path, count: int = 2400) -> None:
     """People of two sexes whose score depends on sex through `a`, and three of them in a town."""
     generator = np.random.default_rng(0)
     sex = generator.random(count) < 0.4
@@ -84,7 +84,7 @@ def measured(run: Path) -> dict:
 def test_thresholds_narrow_the_gap_they_are_fitted_for(decided_run):
     section = measured(decided_run)["further"]["decisions"]
     gap = "demographic_parity_difference"
-    assert section["before"][gap] > 0.25
+    assert section["before"][gap] > 0.2
     assert section["after"][gap] < 0.5 * section["before"][gap]
     assert set(section["rule"]["steps"]) == {"m", "w"}
     assert section["fitted_on"]["split"] == "validation"
@@ -141,7 +141,7 @@ def test_fresh_process_with_tensorflow_alone_decides_the_same(decided_run, tmp_p
 def test_group_that_is_missing_or_unknown_at_serving_is_named(decided_run):
     model = tf.saved_model.load(str(decided_run / "export" / "saved_model"))
     decide, two = model.signatures["decide"], tf.zeros([2, 2])
-    with pytest.raises(tf.errors.InvalidArgumentError, match="group: expected one of m, w.*x"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"group: expected one of m, w.*x"):
         decide(features=two, group=tf.constant(["m", "x"]))
     with pytest.raises(tf.errors.InvalidArgumentError, match="group: expected one of m, w"):
         decide(features=two, group=tf.constant(["", "m"]))
