@@ -116,7 +116,7 @@ class DecisionRule:
         self, scores: np.ndarray, groups: np.ndarray | None, apply: Any, dtype: type
     ) -> np.ndarray:
         indices = np.zeros(len(scores), int) if self.attribute is None else np.asarray(groups)
-        answers = np.zeros(len(scores), dtype)
+        answers: np.ndarray = np.zeros(len(scores), dtype)
         for index, steps in enumerate(self.steps.values()):
             chosen = indices == index
             answers[chosen] = apply(steps, scores[chosen])

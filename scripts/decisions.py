@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from configs.schema import Recipe, SettingError, UserError, require
-from training.files import write_atomically
 
 if TYPE_CHECKING:
     from data import Dataset
@@ -109,7 +106,7 @@ def _require_private(recipe: Recipe) -> None:
 def _require_both_labels(dataset: Dataset, attribute: str) -> None:
     labels, groups = dataset.validation.labels, dataset.validation.groups[attribute]
     for index, name in enumerate(dataset.info.groups[attribute]):
-        present = np.unique(labels[groups == index])
+        present = set(labels[groups == index].tolist())
         for label, label_name in enumerate(dataset.info.label_names):
             require(
                 label in present,
@@ -136,6 +133,7 @@ def fit_decision(session: Session, run: RunDirectory, ledger: Ledger | None) -> 
         return kept
     import evaluation
     from data import batches_in_order
+    from training.files import write_atomically
 
     info = session.dataset.info
     positive = positive_index(session.recipe, info.label_names)
@@ -237,8 +235,6 @@ def with_decisions(
     measured: Evaluation, predictions: Predictions, rule: DecisionRule | None, run: RunDirectory
 ) -> Evaluation:
     """An evaluation with what the run's rule does to these predictions, if it has one."""
-    from dataclasses import replace
-
     import evaluation
 
     if rule is None:

@@ -16,8 +16,8 @@ from scripts.cli import main
 from tests.scripts.test_commands import refused
 
 RECIPE = """
-data: {{source: csv, validation_fraction: 0.4, test_fraction: 0.3, table: {{train: {table}, features: [a, b],
-  label: label, groups: [sex, town]}}}}
+data: {{source: csv, validation_fraction: 0.4, test_fraction: 0.3, table: {{train: {table},
+  features: [a, b], label: label, groups: [sex, town]}}}}
 model: {{name: mlp, mlp: {{hidden_units: [4]}}}}
 training: {{epochs: 1, batch_size: 30, seed: 3, optimizer: {{learning_rate: 0.1}}}}
 evaluation: {{bootstrap_resamples: 0, permutations: 0}}
