@@ -197,6 +197,25 @@ def test_ledger_command_shows_the_release_of_validation_examples(private_run, ca
     assert "Of the validation examples: a histogram at epsilon 2," in capfd.readouterr().out
 
 
+def test_terminal_and_tensorboard_show_both_ways_of_answering(decided_run, recipe, capfd):
+    options = ["--decision.abstain.width=0.02"]
+    assert main(["train", str(recipe), "--run", str(decided_run), *options]) == 0
+    shown = " ".join(capfd.readouterr().out.split())
+    assert "Answers by the largest score, and decided by thresholds by sex" in shown
+    section = measured(decided_run)["further"]["decisions"]
+    assert f"{section['after']['accuracy']:.4f}" in shown
+    assert f"No answer: {section['abstained']['share']:.1%}" in shown
+    tags = {}
+    for file in (decided_run / "logs").rglob("events.out.tfevents.*"):
+        for event in tf.compat.v1.train.summary_iterator(str(file)):
+            for value in event.summary.value:
+                if value.tag.startswith("5 decisions/"):
+                    tags[value.tag] = float(tf.make_ndarray(value.tensor))
+    after = section["after"]["demographic_parity_difference"]
+    assert tags["5 decisions/3 demographic parity difference after"] == pytest.approx(after)
+    assert len(tags) == 9
+
+
 def test_abstaining_alone_needs_no_group(recipe, tmp_path):
     options = ["--decision.thresholds.attribute=null", "--decision.abstain.width=0.1"]
     run = tmp_path / "run"
