@@ -192,6 +192,19 @@ def test_thresholds_once_released_are_not_released_again(private_run, recipe):
     assert (private_run / "decision.json").read_bytes() == kept
 
 
+@pytest.mark.slow
+def test_small_group_of_a_private_run_is_named_after_the_release_not_refused_before(
+    recipe, tmp_path
+):
+    options = ["--privacy.enabled=true", "--privacy.epsilon=3", "--decision.epsilon=2"]
+    attribute = "--decision.thresholds.attribute=town"
+    run = tmp_path / "run"
+    assert main(["train", str(recipe), "--run", str(run), attribute, *options]) == 0
+    section = measured(run)["further"]["decisions"]
+    assert section["private"]["groups_kept_at_half"] == ["tiny"]
+    assert section["rule"]["steps"]["tiny"] == {"edges": [0.5], "selection": [0.0, 1.0]}
+
+
 def test_ledger_command_shows_the_release_of_validation_examples(private_run, capfd):
     assert main(["ledger", str(private_run)]) == 0
     assert "Of the validation examples: a histogram at epsilon 2," in capfd.readouterr().out
