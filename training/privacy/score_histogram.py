@@ -151,9 +151,9 @@ class HistogramRelease:
             f"are ({self.spent(releases):.4g}, {self.delta:.3g})-differentially private with "
             f"respect to one validation example ({self.neighbours}): {times} of their number by "
             f"group, label and score, with Gaussian noise of standard deviation "
-            f"{self.noise_stddev:.4g} on each of the numbers. No one is in both splits, so "
-            "nobody's epsilons add up. Measurements of the validation split in the logs stay not "
-            "covered."
+            f"{self.noise_stddev:.4g} on each of the numbers. No example is in both splits, so "
+            "no example's epsilons add up; those of a person with examples in both would. "
+            "Measurements of the validation split in the logs stay not covered."
         )
 
 
