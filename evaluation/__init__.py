@@ -11,6 +11,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "callbacks": ["FairnessCallback", "PrivacyCallback"],
+        "decisions": [
+            "fit_from_counts",
+            "fit_rule",
+            "measure_decisions",
+            "scores_of",
+            "write_decisions",
+        ],
         "fairness": [
             "StreamingFairness",
             "check_soft_groups",

@@ -44,6 +44,8 @@ def print_report(
     parts: list[Table | Text] = [_headline(evaluation, privacy, seconds)]
     if evaluation.fairness["attributes"]:
         parts += [_gaps(evaluation), *_remarks(evaluation)]
+    if "decisions" in evaluation.further:
+        parts += [*_decisions(evaluation.further["decisions"])]
     if evaluation.counterfactual is not None:
         parts.append(_counterfactuals(evaluation.counterfactual))
     parts.append(_places(paths))
@@ -151,6 +153,33 @@ def _remarks(evaluation: Evaluation) -> list[Text]:
         for attribute, names in small.items()
         if names
     ]
+
+
+def _decisions(section: Mapping[str, Any]) -> list[Table | Text]:
+    attribute = section["rule"]["attribute"]
+    how = "a threshold 0.5" if attribute is None else f"thresholds by {attribute}"
+    table = _new_table(f"Answers by the largest score, and decided by {how}", ruled=True)
+    table.add_column("")
+    table.add_column("largest score", justify="right")
+    table.add_column("decided", justify="right")
+    after = section["after"] or {}
+    for name, before in section["before"].items():
+        if name != "groups":
+            table.add_row(name.replace("_", " "), _show(before), _show(after.get(name)))
+    remarks = [Text(f"Decided: {section['measured']}.", style="dim")]
+    if "abstained" in section:
+        share = section["abstained"]["share"]
+        remarks = [Text(f"No answer: {share:.1%}; 'decided' is of the others.", style="dim")]
+    if section.get("private") is not None:
+        private = section["private"]
+        said = (
+            f"Thresholds cost the validation examples ε {private['epsilon']:.4g} at "
+            f"δ {private['delta']:.3g}."
+        )
+        if private["groups_kept_at_half"]:
+            said += f" Too few to fit, kept at 0.5: {', '.join(private['groups_kept_at_half'])}."
+        remarks.append(Text(said, style="dim"))
+    return [table, *remarks]
 
 
 def _counterfactuals(section: Mapping[str, Any]) -> Table:

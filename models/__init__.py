@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "contracts": ["BuiltModel", "Preprocessor"],
+        "decision_rule": ["DecisionRule"],
         "export": ["export_saved_model"],
         "frozen": ["split_frozen_prefix"],
         "huggingface": ["save_huggingface"],

@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
 from models.contracts import BuiltModel
+from models.decide import GraphRule
+from models.decision_rule import DecisionRule
 from models.lora import lora_variables, merged_lora
 
 Asset = str | bytes | Path
@@ -30,6 +33,7 @@ def export_saved_model(
     *,
     label_names: Sequence[str],
     assets: Mapping[str, Asset],
+    rule: DecisionRule | None = None,
 ) -> None:
     """Writes the model as a SavedModel, all or nothing.
 
@@ -41,12 +45,18 @@ def export_saved_model(
     Each weight is stored once, LoRA's as part of the kernels they change; random state and
     optimizer are left out.
 
+    With a rule there is a second signature, `decide`. It takes the same input and, where the rule
+    has an attribute, `group` (string (batch,), the name of each example's group), and returns
+    what `models.decide.GraphRule` does. A group it does not know ends in an
+    `InvalidArgumentError` that lists those it knows.
+
     Args:
         built: The model and its preprocessor.
         directory: Where to write it; an earlier export there is replaced.
         label_names: Label values in index order.
         assets: File name -> its text, its bytes, or the file to copy. They lie in the
             SavedModel's `assets` folder.
+        rule: How scores become answers in the signature `decide`; none leaves it out.
 
     Raises:
         ValueError: The names are not as many as the model's classes, or an asset's name is not a
@@ -61,21 +71,30 @@ def export_saved_model(
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
         partial, sources = Path(folder) / "saved_model", Path(folder) / "assets"
-        module = _Served(built, label_names, _write_assets(assets, sources))
+        module = _Served(built, label_names, _write_assets(assets, sources), rule)
+        signatures = {"serving_default": module.serve}
+        if module.decide is not None:
+            signatures["decide"] = module.decide
         with merged_lora(built.model):  # until the graph is traced and the weights are written
-            tf.saved_model.save(module, str(partial), signatures={"serving_default": module.serve})
+            tf.saved_model.save(module, str(partial), signatures=signatures)
         _replace_directory(partial, target, aside=Path(folder) / "replaced")
 
 
 class _Served(tf.Module):
-    """What a SavedModel is made of: one function, the weights it reads, and files.
+    """What a SavedModel is made of: its functions, the weights they read, and files.
 
     The Keras model itself is not an attribute, and `keras.export.ExportArchive` is not used, on
     purpose: an archive lists every weight as a Keras variable and again as the TensorFlow
     variable inside it, and TensorFlow stores both.
     """
 
-    def __init__(self, built: BuiltModel, label_names: Sequence[str], files: Sequence[Path]):
+    def __init__(
+        self,
+        built: BuiltModel,
+        label_names: Sequence[str],
+        files: Sequence[Path],
+        rule: DecisionRule | None,
+    ):
         super().__init__(name="sterling")
         merged = {id(variable) for variable in lora_variables(built.model)}
         self.weights = [v.value for v in built.model.weights if id(v) not in merged]
@@ -91,7 +110,27 @@ class _Served(tf.Module):
                 "label_index": index,
             }
 
-        self.serve = tf.function(serve, input_signature=[_input_spec(built)], autograph=False)
+        spec = _input_spec(built)
+        self.serve = tf.function(serve, input_signature=[spec], autograph=False)
+        self.decide = None if rule is None else _deciding(serve, spec, rule, label_names)
+
+
+def _deciding(
+    serve: Callable[[tf.Tensor], dict[str, tf.Tensor]],
+    spec: tf.TensorSpec,
+    rule: DecisionRule,
+    label_names: Sequence[str],
+) -> Any:
+    """The function of the signature `decide`."""
+    decided = GraphRule(rule, list(label_names))
+
+    def decide(raw: tf.Tensor, group: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        return decided(raw, serve(raw)["probabilities"], group)
+
+    specs = [spec]
+    if rule.attribute is not None:
+        specs.append(tf.TensorSpec((None,), tf.string, "group"))
+    return tf.function(decide, input_signature=specs, autograph=False)
 
 
 def _input_spec(built: BuiltModel) -> tf.TensorSpec:

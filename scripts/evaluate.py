@@ -10,6 +10,7 @@ from pathlib import Path
 from configs.schema import SettingError, UserError
 from scripts.arguments import parse_recipe, recipe_parser
 from scripts.command import run_command, start_tensorflow
+from scripts.decisions import read_decision, with_decisions
 from training.files import on_disk, path_of, write_atomically
 
 
@@ -66,12 +67,17 @@ def main(argv: Sequence[str]) -> None:
     seeded = arguments.recipe.training.seed is not None
     privacy = describe_privacy(ledger, reproducible=seeded)
     seconds = {"evaluation": time.monotonic() - started}
-    measured = evaluation.evaluate(
+    measured = with_decisions(
+        evaluation.evaluate(
+            predictions,
+            settings,
+            privacy=privacy,
+            counterfactual=changed,
+            efficiency={"seconds": seconds},
+        ),
         predictions,
-        settings,
-        privacy=privacy,
-        counterfactual=changed,
-        efficiency={"seconds": seconds},
+        read_decision(run),
+        run,
     )
     output = path_of(options.output or run.root / f"evaluation-{options.split}.json")
     output.parent.mkdir(parents=True, exist_ok=True)

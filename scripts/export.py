@@ -16,6 +16,7 @@ from scripts.arguments import (
     recipe_text,
 )
 from scripts.command import run_command, start_tensorflow
+from scripts.decisions import read_decision
 from training.files import is_local, on_disk, path_of
 
 _FORMATS = ("keras", "huggingface")
@@ -75,6 +76,7 @@ def main(argv: Sequence[str]) -> None:
                     if path.exists()
                 },
             },
+            read_decision(run),
         )
     print(f"Exported to {output}")
 

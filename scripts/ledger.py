@@ -87,6 +87,7 @@ def account_of(ledger: Ledger) -> dict[str, Any]:
         "repeated_releases": sum(span["repeated_steps"] for span in spans),
         "comparison": compared(plan.event(ledger.releases), plan.delta),
         "plan": plan.to_dict(),
+        "validation": list(ledger.validation),
         "spans": spans,
     }
 
@@ -121,6 +122,12 @@ def _print(root: str, account: dict[str, Any]) -> None:
     if others:
         said = ", ".join(f"{name} {account['comparison'][name]:.4g}" for name in others)
         console.print(f"For comparison, of what was spent: {said}.", soft_wrap=True)
+    for release in account["validation"]:
+        console.print(
+            f"Of the validation examples: a histogram at epsilon {release['epsilon']:.4g}, delta "
+            f"{release['delta']:.3g} ({release['neighbours']}). They are not those of training.",
+            soft_wrap=True,
+        )
     if account["repeated_releases"]:
         console.print(
             f"{account['repeated_releases']:,} releases repeat a step after an interruption, with "

@@ -18,12 +18,19 @@ import yaml
 from configs.schema import Recipe, SettingError, UserError, require
 from scripts.arguments import parse_recipe, publishable, recipe_parser, recipe_text
 from scripts.command import BEGAN, run_command, start_tensorflow
+from scripts.decisions import (
+    fit_decision,
+    histogram_release,
+    require_decidable,
+    with_decisions,
+)
 from scripts.local_workers import run_workers
 
 if TYPE_CHECKING:
     import keras
 
     from evaluation import Evaluation
+    from models import DecisionRule
     from training.loop import Loop
     from training.privacy.ledger import Ledger
     from training.run_directory import RunDirectory
@@ -89,6 +96,9 @@ def _train(recipe: Recipe, run: RunDirectory, lock: RunLock) -> None:
     session = open_session(recipe, run)
     recipe = session.recipe  # what was to be calibrated is filled in
     _require_measurable(session)
+    require_decidable(recipe, session.dataset)
+    if recipe.decision.epsilon is not None:
+        histogram_release(session)
     refuse_other_data(run, session.dataset)
     workers = session.workers
     ledger = None
@@ -127,14 +137,22 @@ def _train(recipe: Recipe, run: RunDirectory, lock: RunLock) -> None:
     )
     answer = evaluation.answer_raw(built.model, built.preprocess, recipe.evaluation.batch_size)
     changed = evaluation.measure_counterfactuals(answer, session.dataset.test, recipe.evaluation)
+    rule = fit_decision(session, run, ledger)
     privacy = describe_privacy(ledger, reproducible=session.randomness.reproducible)
-    measured = evaluation.evaluate(
-        predictions, recipe.evaluation, privacy=privacy, counterfactual=changed
+    measured = with_decisions(
+        evaluation.evaluate(
+            predictions, recipe.evaluation, privacy=privacy, counterfactual=changed
+        ),
+        predictions,
+        rule,
+        run,
     )
+    if rule is not None:
+        evaluation.write_decisions(measured.further["decisions"], run.logs, session.length.epochs)
     seconds["evaluation"] = time.monotonic() - started
 
     started = time.monotonic()
-    _export(session, run, measured, privacy)
+    _export(session, run, measured, privacy, rule)
     seconds["export"] = time.monotonic() - started
     measured = replace(measured, efficiency=_efficiency(session, seconds, loop))
     run.publish_logs()
@@ -341,7 +359,11 @@ def _efficiency(session: Session, seconds: dict[str, float], loop: Loop) -> dict
 
 
 def _export(
-    session: Session, run: RunDirectory, measured: Evaluation, privacy: dict[str, Any] | None
+    session: Session,
+    run: RunDirectory,
+    measured: Evaluation,
+    privacy: dict[str, Any] | None,
+    rule: DecisionRule | None,
 ) -> None:
     from training.files import write_atomically
     from training.outcome import export
@@ -357,6 +379,7 @@ def _export(
             "privacy.txt": statement + "\n",
             "evaluation.json": measured.to_json(),
         },
+        rule,
     )
 
 

@@ -15,12 +15,13 @@ import tensorflow as tf
 from configs.schema import Recipe, UserError
 from data import Dataset, DatasetInfo
 from data.contracts import Provenance
-from models import BuiltModel, build, export_saved_model, save_keras
+from models import BuiltModel, DecisionRule, build, export_saved_model, save_keras
 from training.checkpoints import Checkpoints
 from training.differences import differences
 from training.files import is_local, sync_tree, unwritable, upload_tree, write_atomically, writing
 from training.privacy.comparison import compared
 from training.privacy.ledger import Ledger
+from training.privacy.score_histogram import HistogramRelease
 from training.run_directory import RunDirectory
 
 
@@ -101,7 +102,10 @@ def describe_privacy(ledger: Ledger | None, *, reproducible: bool) -> dict[str, 
     """
     if ledger is None:
         return None
-    plan = ledger.plan
+    plan, validation = ledger.plan, _validation_section(ledger)
+    statement = plan.statement(ledger.releases, reproducible=reproducible)
+    if validation:
+        statement += f" {validation['statement']}"
     return {
         "epsilon": ledger.epsilon,
         "delta": plan.delta,
@@ -112,7 +116,24 @@ def describe_privacy(ledger: Ledger | None, *, reproducible: bool) -> dict[str, 
         "accountant": plan.accountant,
         "comparison": compared(plan.event(ledger.releases), plan.delta),
         "reproducible": reproducible,
-        "statement": plan.statement(ledger.releases, reproducible=reproducible),
+        "validation": validation,
+        "statement": statement,
+    }
+
+
+def _validation_section(ledger: Ledger) -> dict[str, Any] | None:
+    """What was released of the validation examples; None where nothing was."""
+    if not ledger.validation:
+        return None
+    release = HistogramRelease.from_dict(ledger.validation[-1])
+    count = len(ledger.validation)
+    return {
+        "epsilon": release.spent(count),
+        "delta": release.delta,
+        "releases": count,
+        "noise_multiplier": release.noise_multiplier,
+        "noise_stddev": release.noise_stddev,
+        "statement": release.statement(count),
     }
 
 
@@ -128,7 +149,12 @@ def brief_privacy(section: Mapping[str, Any] | None) -> dict[str, Any] | None:
     said = ", ".join(
         f"{name} {epsilon:.4g}" for name, epsilon in others if name != section["accountant"]
     )
-    return {**brief, **({"other accountants say": said} if said else {})}
+    validation = section.get("validation")
+    return {
+        **brief,
+        **({"other accountants say": said} if said else {}),
+        **({"epsilon of the validation examples": validation["epsilon"]} if validation else {}),
+    }
 
 
 def restore_model(run: RunDirectory, recipe: Recipe) -> tuple[BuiltModel, DatasetInfo]:
@@ -155,6 +181,7 @@ def export(
     directory: Path,
     label_names: Sequence[str],
     assets: Mapping[str, str | bytes | Path],
+    rule: DecisionRule | None = None,
 ) -> None:
     """Writes `saved_model/` and `model.keras` into `directory`, each all or nothing, and durably.
 
@@ -169,7 +196,11 @@ def export(
             folder.mkdir(parents=True, exist_ok=True)
             try:
                 export_saved_model(
-                    built, folder / "saved_model", label_names=label_names, assets=dict(assets)
+                    built,
+                    folder / "saved_model",
+                    label_names=label_names,
+                    assets=dict(assets),
+                    rule=rule,
                 )
             except tf.errors.OpError as error:
                 raise unwritable(directory, error.message) from error

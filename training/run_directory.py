@@ -78,6 +78,11 @@ class RunDirectory:
         return self.root / "evaluation.json"
 
     @property
+    def decision(self) -> Path:
+        """How scores become answers, once fitted."""
+        return self.root / "decision.json"
+
+    @property
     def dataset_card(self) -> Path:
         return self.root / "dataset.json"
 

@@ -6,6 +6,7 @@ own section and nothing else.
 
 from configs.schema.clipping import ClippingGroup, ClippingSettings
 from configs.schema.data import DataSettings, ImageFolderSettings, TableSettings, TfdsSettings
+from configs.schema.decision import AbstainSettings, DecisionSettings, ThresholdSettings
 from configs.schema.errors import SettingError, UserError, require
 from configs.schema.evaluation import EvaluationSettings
 from configs.schema.fairness import FairnessSettings, PenaltySettings
@@ -23,11 +24,13 @@ from configs.schema.sampling import SamplingSettings
 from configs.schema.training import OptimizerSettings, TrainingSettings
 
 __all__ = [
+    "AbstainSettings",
     "BertSettings",
     "ClippingGroup",
     "ClippingSettings",
     "CnnSettings",
     "DataSettings",
+    "DecisionSettings",
     "EvaluationSettings",
     "FairnessSettings",
     "ImageFolderSettings",
@@ -43,6 +46,7 @@ __all__ = [
     "SettingError",
     "TableSettings",
     "TfdsSettings",
+    "ThresholdSettings",
     "TrainingSettings",
     "UserError",
     "require",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from configs.schema.data import DataSettings
+from configs.schema.decision import DecisionSettings
 from configs.schema.evaluation import EvaluationSettings
 from configs.schema.fairness import FairnessSettings
 from configs.schema.model import ModelSettings
@@ -23,6 +24,7 @@ class Recipe:
         privacy: The guarantee asked for.
         fairness: How training is changed so that groups fare alike.
         evaluation: What is measured, and of whom.
+        decision: How scores become answers once training is over.
     """
 
     data: DataSettings = field(default_factory=DataSettings)
@@ -31,6 +33,7 @@ class Recipe:
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     fairness: FairnessSettings = field(default_factory=FairnessSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    decision: DecisionSettings = field(default_factory=DecisionSettings)
 
     def __post_init__(self) -> None:
         if self.privacy.enabled:

@@ -81,8 +81,8 @@ def test_printed_config_reads_back_as_the_same_recipe(write, capsys):
 WRONG = {
     "--privacy.epsilo=3": "--privacy.epsilo: expected the name of a setting (did you mean "
     "privacy.epsilon?). Received: '3'",
-    "--epsilon=3": "--epsilon: expected the name of a setting (did you mean privacy.epsilon?). "
-    "Received: '3'",
+    "--epsilon=3": "--epsilon: expected the name of a setting (did you mean privacy.epsilon or "
+    "decision.epsilon?). Received: '3'",
     "--privacy.epsilon=abc": "privacy.epsilon: expected a number, or null. Received: 'abc'",
     "--privacy.epsilon=-1": "privacy.epsilon: expected a number > 0. Received: -1.0",
     "--privacy.epsilon=.inf": "privacy.epsilon: expected a number > 0. Received: inf",

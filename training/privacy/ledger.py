@@ -7,7 +7,9 @@ A ledger ahead of the newest checkpoint is therefore ordinary; one behind it, or
 than the checkpoint saw, is refused (`require_past`).
 
 File format: JSON lines. The first is a header (format version, plan and its fingerprint); each
-further line is one release: `{"release": step, "randomness": fingerprint, "check": ...}`. Every
+further line is one release: `{"release": step, "randomness": fingerprint, "check": ...}`, or one
+of the validation examples: `{"validation": {...}, "check": ...}`, which costs other people and is
+accounted by itself (`training.privacy.score_histogram`). Every
 line's `check` is a hash of its content and of the line before, so that a flipped byte and a line
 taken out or put in are seen. It guards against accidents, not against forgers.
 """
@@ -64,6 +66,8 @@ class Ledger:
         self._writes = writes
         # In the order of their lines, which Python's dictionaries keep.
         self._releases: dict[Release, None] = {}
+        # Releases of validation examples, each as it was described.
+        self._validation: list[dict[str, Any]] = []
         # Of every whole line, the header's first.
         self._checks: list[str] = []
         # What a crash left of a last line.
@@ -100,6 +104,11 @@ class Ledger:
     def releases(self) -> int:
         """Distinct releases recorded."""
         return len(self._releases)
+
+    @property
+    def validation(self) -> tuple[dict[str, Any], ...]:
+        """Every release of validation examples, in order, as `record_validation` was told."""
+        return tuple(self._validation)
 
     @property
     def epsilon(self) -> float:
@@ -160,8 +169,24 @@ class Ledger:
             self.begin()
             if self._cut:
                 self._count_what_was_cut()
-            self._append(release)
+            self._append(_entry(release))
         self._releases[release] = None
+
+    def record_validation(self, release: Mapping[str, Any]) -> None:
+        """Records a release of validation examples, durably; every call is another release.
+
+        Args:
+            release: What it costs, as `HistogramRelease.to_dict` describes it.
+
+        Raises:
+            UserError: If it cannot be written; the release must then not be made.
+        """
+        if self._writes:
+            self.begin()
+            if self._cut:
+                self._count_what_was_cut()
+            self._append({"validation": dict(release)})
+        self._validation.append(dict(release))
 
     def begin(self) -> None:
         """Writes the header, unless there is a ledger: a private run without one lost it.
@@ -179,8 +204,7 @@ class Ledger:
         write_atomically(self._path, self._line(header))
         self._checks.append(_check("", header))
 
-    def _append(self, release: Release) -> None:
-        entry = _entry(release)
+    def _append(self, entry: dict[str, Any]) -> None:
         append_durably(self._path, self._line(entry))
         self._checks.append(_check(self._checks[-1], entry))
 
@@ -204,6 +228,8 @@ class Ledger:
             self._checks.append(check)
             if number == 1:
                 self._refuse_other_plan(content)
+            elif "validation" in content:
+                self._validation.append(content["validation"])
             else:
                 self._releases[Release(content["release"], content["randomness"])] = None
         if self._cut:
