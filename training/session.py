@@ -263,7 +263,7 @@ def _randomness_context(recipe: Recipe, dataset: Dataset) -> str:
     for name in _HOW_IT_IS_RUN:
         del training[name]
     files = sorted(dataset.info.provenance.sha256.items())
-    sections = (recipe.data, recipe.model, recipe.privacy, recipe.fairness)
+    sections = (recipe.data, recipe.model, recipe.privacy, recipe.fairness, recipe.decision)
     decisive = [training, *(asdict(section) for section in sections)]
     return json.dumps([*decisive, files, len(dataset.train)], sort_keys=True)
 
