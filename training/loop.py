@@ -188,9 +188,16 @@ class Loop:
                 self._save_and_stop(done)
             if self.checkpoint_every and done % self.checkpoint_every == 0:
                 self._save(done)
-        # An epoch whose every example was passed over trained on noise alone.
         examples = self._totals["examples"]
-        self._require_finite(examples == 0 or self._totals["non_finite"] < examples)
+        if examples and self._totals["non_finite"] == examples:
+            # Trained on noise alone. To stop a private run for it would tell something of its
+            # examples that epsilon does not cover: the operator hears of it, the run goes on.
+            self._require_finite(self.ledger is not None)
+            logging.warning(
+                "No example of epoch %d had a finite gradient (seen by you alone; not covered by "
+                "epsilon). Training goes on with noise alone.",
+                epoch + 1,
+            )
         callbacks.on_epoch_end(epoch, self._logs())
         self.model.stop_training = self.workers.any(self.model.stop_training)
         if done < self.length.steps and not self.model.stop_training:

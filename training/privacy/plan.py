@@ -14,7 +14,7 @@ from typing import Any
 
 import dp_accounting
 
-from configs.schema import PrivacySettings, SettingError, require
+from configs.schema import PrivacySettings, require
 from training.batching import Sampler
 from training.privacy.accounting import (
     calibrate_noise,
@@ -44,6 +44,16 @@ from training.privacy.sampling import (
     build_sampling,
 )
 from training.randomness import Randomness
+
+
+def _require_meaningful(delta: float, num_examples: int) -> None:
+    require(
+        delta < 1.0 / num_examples,
+        "privacy.delta",
+        delta,
+        f"less than 1/N = {1 / num_examples:.3g}: at 1/N, publishing one whole record would "
+        "already be allowed",
+    )
 
 
 @dataclass(frozen=True)
@@ -124,7 +134,12 @@ class PrivacyPlan:
         delta: float,
         accountant: str = "pld",
     ) -> PrivacyPlan:
-        """DP-SGD as Abadi et al. 2016 (arXiv:1607.00133): Poisson, flat clipping, Gaussian."""
+        """DP-SGD as Abadi et al. 2016 (arXiv:1607.00133): Poisson, flat clipping, Gaussian.
+
+        Raises:
+            SettingError: If a value is impossible, or delta is 1 / num_examples or more.
+        """
+        _require_meaningful(delta, num_examples)
         return cls(
             PoissonSampling(num_examples, batch_size),
             FlatClipping(clipping_norm),
@@ -144,13 +159,7 @@ class PrivacyPlan:
             SettingError: If a value is impossible or the guarantee cannot be met.
         """
         delta = default_delta(num_examples) if settings.delta is None else settings.delta
-        if delta >= 1.0 / num_examples:
-            raise SettingError(
-                "privacy.delta",
-                delta,
-                f"less than 1/N = {1 / num_examples:.3g}: at 1/N, publishing one whole record "
-                "would already be allowed",
-            )
+        _require_meaningful(delta, num_examples)
         noise = settings.noise_multiplier
         sampling = build_sampling(settings.sampling, num_examples, batch_size)
         plan = cls(

@@ -170,3 +170,10 @@ def test_statement_of_a_run_that_ended_early_names_what_is_proven_of_adaptive_st
 def test_bound_too_small_for_float32_norms_is_refused():
     with pytest.raises(SettingError, match=r"privacy\.clipping_norm: expected a number >= 1e-12"):
         plan_for(noise_multiplier=1.2, clipping_norm=1e-20)
+
+
+def test_plan_made_by_hand_refuses_a_delta_that_allows_publishing_a_record():
+    values = {"batch_size": 10, "steps": 5, "clipping_norm": 1.0, "noise_multiplier": 1.0}
+    with pytest.raises(SettingError, match=r"privacy.delta: expected less than 1/N = 0.01"):
+        PrivacyPlan.dp_sgd(num_examples=100, delta=0.01, **values)
+    PrivacyPlan.dp_sgd(num_examples=100, delta=0.0099, **values)
