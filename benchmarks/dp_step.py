@@ -40,7 +40,7 @@ def _peak_gb(mode: str, arguments: argparse.Namespace) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def _own_peak_gb() -> float:
+def own_peak_gb() -> float:
     """Peak memory of this process; `ru_maxrss` would include the parent's before exec."""
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith("VmHWM:"):
@@ -131,7 +131,7 @@ def main() -> None:
         step = workload.stepper(arguments.memory_of, workload.build())
         for _ in range(3):
             step()
-        print(_own_peak_gb())
+        print(own_peak_gb())
         return
     if arguments.profile or arguments.explain:
         _show(arguments)

@@ -2,10 +2,14 @@
 
     python -m benchmarks.slopes --model bert --size 64
     python -m benchmarks.slopes --model resnet50 --size 64 --batches 8 16 32 --accumulate 1 2 4
+    python -m benchmarks.slopes --model bert --size 16 --memory --batches 32 --accumulate 1 8 32 128
 
 Two lines for each kind of step: physical batches of several sizes, and logical batches made of
 several physical ones. The log-log slope is that of the fastest of the repeats, by least squares;
 1 is linear, less than 1 says that a part of the step (noise, optimizer) does not grow at all.
+
+With `--memory`, in place of times: peak memory at each logical batch, of a process that takes
+one private step of this logical batch and nothing else.
 """
 
 from __future__ import annotations
@@ -13,10 +17,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from benchmarks.dp_step import own_peak_gb
 from benchmarks.workloads import MODELS, Workload
 
 
@@ -81,11 +88,70 @@ def measure(
     return {"model": model, "size": size, "repeats": repeats, **lines}
 
 
+def peak_memory(model: str, size: int, batch: int, accumulate: Sequence[int]) -> dict[str, Any]:
+    """Peak memory over the logical batch, at one physical batch: a process for each point.
+
+    Args:
+        model: "bert" or "resnet50".
+        size: Tokens, or pixels a side.
+        batch: Examples in a physical batch.
+        accumulate: How many physical batches make a logical one, at each point.
+
+    Returns:
+        `points`, each with `examples` and `peak_gb`, and `growth`, the largest peak over the
+        smallest.
+
+    Raises:
+        subprocess.CalledProcessError: A point's process failed.
+    """
+    points = []
+    for count in accumulate:
+        command = [
+            *(sys.executable, "-m", "benchmarks.slopes", "--memory-of", str(count)),
+            *("--model", model, "--size", str(size), "--batches", str(batch)),
+        ]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        points.append({"examples": count * batch, "peak_gb": float(done.stdout.splitlines()[-1])})
+    peaks = [point["peak_gb"] for point in points]
+    growth = max(peaks) / min(peaks)
+    return {"model": model, "size": size, "batch": batch, "points": points, "growth": growth}
+
+
+def _peak_of_one_step(model: str, size: int, batch: int, count: int) -> float:
+    """Peak memory of this process after one private step of `count` physical batches, in GB."""
+    from training.randomness import Randomness
+
+    workload = Workload(model, batch, size)
+    built = workload.build()
+    examples = workload.examples(built)
+    # The accumulators are there even for one physical batch, as in a run whose draws vary, so
+    # that points differ by the logical batch alone.
+    step = workload.step("private", built, max(count, 2))
+    for _ in range(count - 1):
+        step.add(examples)
+    step.finish(examples, step.draws(0, Randomness.from_seed(1)), accumulated=count > 1)
+    return own_peak_gb()
+
+
 def _sizes(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a number >= 1, got {text}")
     return value
+
+
+def _print_memory(arguments: argparse.Namespace) -> None:
+    of = (arguments.model, arguments.size, min(arguments.batches))
+    if arguments.memory_of:
+        print(_peak_of_one_step(*of, arguments.memory_of))
+        return
+    result = peak_memory(*of, arguments.accumulate)
+    if arguments.json:
+        print(json.dumps(result))
+        return
+    for point in result["points"]:
+        print(f"logical batch {point['examples']:6}   peak {point['peak_gb']:.3f} GB")
+    print(f"largest over smallest {result['growth']:.3f}")
 
 
 def main() -> None:
@@ -97,7 +163,12 @@ def main() -> None:
     parser.add_argument("--accumulate", type=_sizes, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--repeats", type=_sizes, default=3, help="timed steps at each point")
     parser.add_argument("--json", action="store_true", help="print one JSON line")
+    parser.add_argument("--memory", action="store_true", help="peak memory in place of times")
+    parser.add_argument("--memory-of", type=_sizes, default=None, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.memory_of or arguments.memory:
+        _print_memory(arguments)
+        return
     if len(set(arguments.batches)) < 2 or len(set(arguments.accumulate)) < 2:
         parser.error("--batches and --accumulate take at least two different numbers each")
     result = measure(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.slopes import log_log_slope
+from benchmarks.slopes import log_log_slope, peak_memory
 
 
 @given(
@@ -24,3 +24,13 @@ def test_a_constant_part_makes_the_slope_less_than_one():
 def test_one_size_has_no_slope():
     with pytest.raises(ValueError, match="two different sizes"):
         log_log_slope([8, 8], [1.0, 1.1])
+
+
+@pytest.mark.slow
+def test_peak_memory_does_not_grow_with_the_logical_batch():
+    found = peak_memory("bert", size=8, batch=8, accumulate=[2, 32])
+    assert [point["examples"] for point in found["points"]] == [16, 256]
+    # Less than one more copy of the weights (91 MB). 256 examples at once would hold activations of
+    # about 0.4 GB.
+    first, last = (point["peak_gb"] for point in found["points"])
+    assert last - first < 0.09

@@ -1,13 +1,13 @@
-"""A few steps on one device and on two logical CPUs; run as a process of its own.
+"""A few steps on one device and on several logical CPUs; run as a process of its own.
 
 Logical devices must be made before TensorFlow starts. Prints one JSON line: for each kind of step
-the largest difference between the weights of both strategies, and between the two replicas.
+the largest difference between the weights of both strategies, and between the replicas.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +35,9 @@ from training.run_directory import RunDirectory
 from training.session import open_session
 from training.steps import PrivateStep
 
+# A multiplier of zero is no privacy, and refused; 20 steps with this one move no weight by 1e-6.
+NO_NOISE = 1e-5
+
 
 def trained(recipe: Recipe, root: Path) -> keras.Model:
     session, run = open_session(recipe), RunDirectory(root)
@@ -54,17 +57,18 @@ def compare(recipe: Recipe, root: Path) -> dict[str, float]:
         replace(recipe, training=replace(recipe.training, strategy="one_device")), root / "1"
     )
     model = trained(
-        replace(recipe, training=replace(recipe.training, strategy="mirrored")), root / "2"
+        replace(recipe, training=replace(recipe.training, strategy="mirrored")), root / "spread"
     )
-    replicas = [
-        [variable.value.values[i].numpy() for variable in model.trainable_variables] for i in (0, 1)
+    first, *others = [
+        [variable.value.values[i].numpy() for variable in model.trainable_variables]
+        for i in range(len(tf.config.list_logical_devices("CPU")))
     ]
     return {
         "strategies": largest_difference(
             [v.numpy() for v in model.trainable_variables],
             [v.numpy() for v in single.trainable_variables],
         ),
-        "replicas": largest_difference(*replicas),
+        "replicas": max(largest_difference(first, other) for other in others),
         "moved": largest_difference(
             [v.numpy() for v in single.trainable_variables],
             [v.numpy() for v in open_session(recipe).model.built.model.trainable_variables],
@@ -141,27 +145,55 @@ def clipping() -> dict[str, Any]:
         }
 
 
-def main(arguments: list[str]) -> None:
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    private = PrivacySettings(enabled=True, noise_multiplier=0.5)
-    without_dropout = replace(
-        BASE, model=replace(BASE.model, mlp=replace(BASE.model.mlp, dropout=0.0))
-    )
-    if "clipping" in arguments:
-        # By itself: collectives of other shapes may not follow in one process.
-        print(json.dumps(clipping()))
-        return
+def kinds(
+    steps: int,
+    privacies: dict[str, PrivacySettings],
+    physicals: tuple[int | None, ...] = (None, 16),
+) -> dict[str, Any]:
+    """Every kind of step, each logical batch as one physical batch and as several."""
+    mlp = replace(BASE.model.mlp, dropout=0.0)
+    # Adam would blow rounding of vanishing gradients up to the size of its rate.
+    sgd = OptimizerSettings(name="SGD", learning_rate=0.1, options={"momentum": 0.9})
     results: dict[str, Any] = {}
-    for name, privacy in (("plain", PrivacySettings()), ("private", private)):
-        for physical in (None, 16):
-            # Adam would blow rounding of vanishing gradients up to the size of its rate.
-            sgd = OptimizerSettings(name="SGD", learning_rate=0.1, options={"momentum": 0.9})
-            training = replace(BASE.training, steps=5, physical_batch_size=physical, optimizer=sgd)
-            recipe = replace(without_dropout, privacy=privacy, training=training)
+    for name, privacy in privacies.items():
+        for physical in physicals:
+            training = replace(
+                BASE.training, steps=steps, physical_batch_size=physical, optimizer=sgd
+            )
+            recipe = replace(
+                BASE, privacy=privacy, training=training, model=replace(BASE.model, mlp=mlp)
+            )
             kind = name if physical is None else f"{name}, accumulated"
             with tempfile.TemporaryDirectory() as folder:
                 results[kind] = compare(recipe, Path(folder))
+    return results
+
+
+def main() -> None:
+    """Prints the differences that the command line asks for."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=("kinds", "accumulated", "clipping", "noiseless"))
+    parser.add_argument("--replicas", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=5)
+    arguments = parser.parse_args()
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * arguments.replicas
+    )
+    private = PrivacySettings(enabled=True, noise_multiplier=0.5)
+    if arguments.what == "clipping":
+        # By itself: collectives of other shapes may not follow in one process.
+        print(json.dumps(clipping()))
+        return
+    if arguments.what == "noiseless":
+        silent = replace(private, noise_multiplier=NO_NOISE)
+        print(json.dumps(kinds(arguments.steps, {"private, noiseless": silent})))
+        return
+    both = {"plain": PrivacySettings(), "private": private}
+    if arguments.what == "accumulated":
+        print(json.dumps(kinds(arguments.steps, both, (16,))))
+        return
+    results = kinds(arguments.steps, both)
     # Dropout differs by replica, so only the replicas can be compared.
     with tempfile.TemporaryDirectory() as folder:
         results["private, dropout"] = compare(replace(BASE, privacy=private), Path(folder))
@@ -169,4 +201,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

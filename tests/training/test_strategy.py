@@ -21,7 +21,12 @@ pytestmark = pytest.mark.xdist_group("strategy")
 
 @pytest.fixture(scope="module")
 def differences() -> dict[str, Any]:
-    return {**run_replicas(), **run_replicas("clipping")}
+    return {**run_replicas("kinds"), **run_replicas("clipping")}
+
+
+@pytest.fixture(scope="module")
+def differences_of_four() -> dict[str, Any]:
+    return run_replicas("accumulated", "--replicas", "4", "--steps", "20")
 
 
 def run_replicas(*arguments: str) -> dict[str, Any]:
@@ -32,7 +37,7 @@ def run_replicas(*arguments: str) -> dict[str, Any]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -60,6 +65,32 @@ def test_two_replicas_end_with_the_weights_of_one_device(differences, kind):
 )
 def test_replicas_stay_identical(differences, kind):
     assert differences[kind]["replicas"] == 0.0
+
+
+# With noise: in one step it moves a weight by about 0.1 x 0.5 / 40 = 1e-3, so that other noise on
+# any replica, or the same noise once per replica, would be a hundred times the tolerance.
+@pytest.mark.parametrize("kind", ["plain, accumulated", "private, accumulated"])
+def test_four_replicas_end_with_the_weights_of_one_device_after_20_steps(differences_of_four, kind):
+    assert_same_weights(differences_of_four[kind])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_replicas_end_with_the_weights_of_one_device_in_every_kind_of_step(replicas):
+    arguments = ("--replicas", str(replicas), "--steps", "20")
+    found = run_replicas("kinds", *arguments)
+    # Dropout differs by replica, so only the replicas can be compared.
+    assert found.pop("private, dropout")["replicas"] == 0.0
+    found |= run_replicas("noiseless", *arguments)
+    assert len(found) == 6
+    for differences in found.values():
+        assert_same_weights(differences)
+
+
+def assert_same_weights(found: dict[str, float]) -> None:
+    assert found["strategies"] < 1e-5
+    assert found["replicas"] == 0.0
+    assert found["moved"] > 0.01
 
 
 @pytest.mark.parametrize("method", ["flat", "per_layer", "adaptive"])
