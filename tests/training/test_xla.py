@@ -118,9 +118,9 @@ def weights_after(
     return np.concatenate([m.ravel() for m in moved]), np.array(reported)
 
 
-# Rate of the update and how near the moves must be, relative in norm. Rounding flips rectifiers of
-# fifty layers with random weights: at a rate of 1 the gradients of ResNet50 differ by 2e-3 of their
-# largest, as the eager ones of two batch sizes do (`tests/training/privacy/test_models.py`).
+# Rate of the update and how near the moves must be, relative in norm. At a rate of 1 the gradients
+# of ResNet50 with random weights differ by 2e-3 of their largest: probably rounding that flips
+# rectifiers, as between two batch sizes without XLA (`tests/training/privacy/test_models.py`).
 SMOOTH, DEEP_RECTIFIERS = (1.0, 1e-3), (1e-3, 1e-2)
 
 
