@@ -63,7 +63,8 @@ def unselected(column: Column) -> tuple[Column, np.ndarray]:
     """Returns the column that selections were made of, and the positions in it, int64 (n,)."""
     positions = np.arange(len(column), dtype=np.int64)
     while isinstance(column, SelectedColumn):
-        column, positions = column.base, column.selection[positions]
+        positions = column.selection[positions]
+        column = column.base
     return column, positions
 
 
