@@ -93,8 +93,8 @@ class CheckedImageColumn(ImageFileColumn):
 
 def _met_in_training(path: str, problem: str) -> UserError:
     return UserError(
-        f"{path}: {problem}. Mend it, or remove it and begin a new run; with data.cache: memory "
-        "damaged images are found before training"
+        f"{path}: {problem}. Mend or remove it, and begin a new run; data.cache: memory finds "
+        "damaged images before training"
     )
 
 

@@ -4,14 +4,15 @@ Promises: images stay on disk until a batch needs them; every image that will be
 once up front, in parallel, so that a corrupt one is named before training and not in its middle.
 With `data.cache: none` only the first bytes of each are read up front, which finds what is missing
 or no image at all; a damaged image is then named when a batch first meets it, and ends the run.
-Hidden files are passed over; every other file below a class folder must be an image. The images
-themselves are not hashed; a CSV is.
+Hidden files are passed over; every other file below a class folder must be an image. Images and CSV
+are hashed.
 """
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from configs.schema.data import DataSettings, ImageFolderSettings
 from configs.schema.errors import SettingError
 from data.assembly import SPLITS, Rows, Source, assemble
 from data.cells import as_group, as_label, as_text, read_cell
+from data.columns import Column
 from data.contracts import Dataset, Provenance
 from data.faults import Faults
+from data.fingerprints import sha256_of_files
 from data.images import CheckedImageColumn, ImageFileColumn, of_no_image_format, undecodable
 from data.records import Unreadable, existing_file, read_csv
 
@@ -62,11 +65,25 @@ def load(settings: DataSettings) -> Dataset:
         modality="image",
         provenance=Provenance(
             source=", ".join(str(path) for path in places.values()),
-            sha256={str(path): sha256_of(path) for path in places.values() if path.is_file()},
+            sha256={
+                digest_of: digest
+                for name, path in places.items()
+                for digest_of, digest in _digests(path, rows[name].raw)
+            },
         ),
         problems=undecodable if checks else of_no_image_format,
     )
     return assemble(source, rows, settings, faults)
+
+
+def _digests(place: Path, images: Column) -> Iterator[tuple[str, str]]:
+    """What a split's images are known again by; a folder's name may change, what is in it not."""
+    assert isinstance(images, ImageFileColumn)
+    if place.is_file():
+        yield str(place), sha256_of(place)
+    root = place.parent if place.is_file() else place
+    files = {os.path.relpath(path, root): Path(path) for path in images.paths}
+    yield f"{place} (images)", sha256_of_files(files.items())
 
 
 def _folder_or_csv(key: str, value: str | None) -> Path:
