@@ -19,6 +19,7 @@ from data.columns import MemoryColumn, unselected
 from data.faults import fault_in
 from models.image_preprocessing import ImagePreprocessor
 from models.text_preprocessing import TextPreprocessor
+from scripts.command import run_command
 from training.batching import Batching, ShuffledSampler
 from training.feeding import ReplicaFeed
 from training.privacy.sampling.poisson import PoissonSampler
@@ -247,6 +248,15 @@ def test_a_damaged_image_ends_the_run_with_a_line_when_it_is_met(tmp_path):
     assert len(met) == 1
     assert str(met[0]).startswith(f"{path}: not a readable PNG, JPEG, GIF or BMP image")
     assert "\n" not in str(met[0])
+
+
+def test_a_command_that_meets_a_damaged_image_ends_with_one_line(tmp_path, capsys):
+    settings = replace(image_folder(tmp_path), cache="none", validation_fraction=0, test_fraction=0)
+    path = _damaged(settings)
+    prepared = data.prepare(data.load(settings).train, PREPROCESSORS["image"], "none")
+    assert run_command(lambda argv: list(data.batches_in_order(prepared, 5)), []) == 2
+    (line,) = [one for one in capsys.readouterr().err.splitlines() if "sterling:" in one]
+    assert line.startswith(f"sterling: {path}: not a readable PNG, JPEG, GIF or BMP image")
 
 
 def test_what_is_no_image_is_found_up_front_by_its_first_bytes(tmp_path):
