@@ -32,13 +32,18 @@ def taken_apart(example: Any) -> tuple[Any, list[np.ndarray]]:
             return {key: visit(part[key]) for key in sorted(part)}
         if type(part) in (tuple, list):
             return type(part)(visit(item) for item in part)
-        arrays.append(_array(part))
+        arrays.append(as_array(part))
         return len(arrays) - 1
 
     return visit(example), arrays
 
 
-def _array(part: Any) -> np.ndarray:
+def as_array(part: Any) -> np.ndarray:
+    """Returns numbers as they are, text as an object array of bytes or str.
+
+    Raises:
+        UserError: It is neither.
+    """
     if isinstance(part, (bytes, str)):
         # NumPy's own text drops zero bytes at the end, of which an encoded image may have some.
         array = np.empty((), object)
