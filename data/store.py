@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +61,8 @@ class ExampleStore:
         return self.count
 
     def __getitem__(self, position: int) -> Any:
+        if not 0 <= position < self.count:
+            raise IndexError(position)
         return self.__getitems__([position])[0]
 
     def __getitems__(self, positions: Sequence[int]) -> list[Any]:
@@ -130,7 +132,7 @@ class StoreWriter:
         self._template: Any = None
         self._leaves: tuple[Form, ...] | None = None
         self._there = None
-        self._partial = self.directory / f"{_RECORDS}.{os.getpid()}.partial"
+        self._partial = self.directory / f"{_RECORDS}.{uuid.uuid4().hex}.partial"
         self._writer: Any = None
         if (self.directory / _CARD).exists():
             self._there = open_store(self.directory)
@@ -201,7 +203,7 @@ class StoreWriter:
             "digest": digest,
             "origin": self._origin,
         }
-        partial = self.directory / f"{_CARD}.{os.getpid()}.partial"
+        partial = self.directory / f"{_CARD}.{uuid.uuid4().hex}.partial"
         partial.write_text(json.dumps(card), encoding="utf-8")
         partial.replace(self.directory / _CARD)
         return open_store(self.directory)

@@ -82,7 +82,7 @@ def _digests(place: Path, images: Column) -> Iterator[tuple[str, str]]:
     if place.is_file():
         yield str(place), sha256_of(place)
     root = place.parent if place.is_file() else place
-    files = {os.path.relpath(path, root): Path(path) for path in images.paths}
+    files = {os.path.relpath(path, root): path for path in images.paths}
     yield f"{place} (images)", sha256_of_files(files.items())
 
 

@@ -41,6 +41,7 @@ def test_every_example_comes_back_bit_by_bit_in_any_order(tmp_path):
         assert example["sure"].dtype == bool
         assert bool(example["sure"]) == (number % 2 == 0)
     assert type(store[1]["pair"]) is tuple
+    assert [int(example["pair"][0]) for example in store] == [0, 1, 2, 3, 4]
 
 
 def test_digests_tell_stores_apart_by_contents_and_order(tmp_path):
