@@ -234,6 +234,27 @@ def test_batches_that_pose_as_examples_are_refused_by_the_models_shape() -> None
         assert private.releases == 0
 
 
+def test_an_example_that_cannot_be_read_any_more_ends_fit_with_its_line(
+    tmp_path, monkeypatch
+) -> None:
+    private_dataset(PLAN, pipeline(), directory=tmp_path)
+    store, reads = stored_examples(tmp_path), []
+
+    def failing(positions: list[int]) -> list[bytes]:
+        reads.append(positions)
+        if len(reads) > 4:
+            raise OSError("disk gone")
+        return [record for record in read(positions)]
+
+    read = store._records.__getitems__
+    monkeypatch.setattr(store._records, "__getitems__", failing)
+    private = compiled(physical_batch_size=4)
+    with pytest.raises(UserError, match=r"cannot be read \(disk gone\)"):
+        private.fit(store, epochs=1, verbose=0)
+    assert private._step is None
+    assert private.releases < 3
+
+
 def test_inputs_by_name_are_held_against_the_input_of_that_name() -> None:
     long, short = keras.Input((2, 5), name="long"), keras.Input((5,), name="short")
     both = keras.layers.Concatenate()([keras.layers.Flatten()(long), short])

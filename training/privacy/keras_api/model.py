@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from configs.schema import UserError
+from data.faults import fault_in
 from training.batching import Batching
 from training.privacy.inspection import probe
 from training.privacy.keras_api.budget import Budget
@@ -233,10 +234,13 @@ class PrivateModel(WrappingModel):
                 listed.on_epoch_end(epoch, logs)
                 if self.stop_training:
                     break
-        except BaseException:
+        except BaseException as error:
             # Half a logical batch may wait in the sums; added to the next, its examples would
             # count twice.
             self._drop_step()
+            fault = fault_in(error)
+            if fault is not None:
+                raise fault from error
             raise
         step.finalize()
         listed.on_train_end(logs)
