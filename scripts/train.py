@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from configs.schema import Recipe, UserError, require
+from data.faults import fault_in
 from scripts.arguments import parse_recipe, publishable, recipe_parser, recipe_text
 from scripts.callbacks import callbacks_of
 from scripts.command import BEGAN, run_command, start_tensorflow
@@ -127,7 +128,8 @@ def _train(recipe: Recipe, run: RunDirectory, lock: RunLock) -> None:
     # Through the whole model, as `sterling evaluate` does it: the same numbers to the last bit.
     built = session.model.built
     test = data.batches_in_order(
-        data.prepare(session.dataset.test, built.preprocess), recipe.evaluation.batch_size
+        data.prepare(session.dataset.test, built.preprocess, recipe.data.cache),
+        recipe.evaluation.batch_size,
     )
     predictions = evaluation.with_soft_groups(
         evaluation.predict_batches(built.model, test, session.dataset.info, "test"),
@@ -181,7 +183,7 @@ def _run(loop: Loop) -> None:
     try:
         loop.run()
     except tf.errors.OpError as error:
-        if loop.workers.count == 1:
+        if loop.workers.count == 1 or fault_in(error) is not None:
             raise
         raise UserError(
             "training: another worker was lost "

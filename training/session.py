@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -54,6 +53,8 @@ _HOW_IT_IS_RUN = (
     "keep_checkpoints",
     "profile",
 )
+# The same of `data`: the batches are the same wherever the examples lie meanwhile.
+_WHERE_IT_LIES = ("cache", "store")
 
 
 def run_length(settings: TrainingSettings, num_examples: int) -> Length:
@@ -264,9 +265,13 @@ def _randomness_context(recipe: Recipe, dataset: Dataset) -> str:
     training = asdict(recipe.training)
     for name in _HOW_IT_IS_RUN:
         del training[name]
+    examples = asdict(recipe.data)
+    for name in _WHERE_IT_LIES:
+        del examples[name]
     files = sorted(dataset.info.provenance.sha256.items())
-    sections = ("data", "model", "privacy", "fairness", "objective", "decision")
-    decisive = [training, *(asdict(getattr(recipe, section)) for section in sections)]
+    sections = ("model", "privacy", "fairness", "objective", "decision")
+    rest = (asdict(getattr(recipe, section)) for section in sections)
+    decisive = [training, examples, *rest]
     return json.dumps([*decisive, files, len(dataset.train)], sort_keys=True)
 
 
@@ -334,14 +339,13 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
             tf.config.experimental.enable_op_determinism()
     with strategy.scope():
         built = build_model(recipe, dataset)
-    train = data.prepare(dataset.train, built.preprocess)
-    validation = data.prepare(dataset.validation, built.preprocess)
+    train = data.prepare(dataset.train, built.preprocess, recipe.data.cache)
+    validation = data.prepare(dataset.validation, built.preprocess, recipe.data.cache)
     if plan is not None:
         _look_over(recipe, dataset, built, validation if len(validation) else train)
     prefix, trained = models.split_frozen_prefix(built)
     examples = len(train) + len(validation)
     if prefix is not None and fits_in_memory(prefix, examples, settings.cache_frozen_gb * 1e9):
-        logging.info("Computing the frozen layers once for %d examples.", len(train))
         train, validation = through_prefix(train, prefix), through_prefix(validation, prefix)
     else:
         prefix, trained = None, built.model

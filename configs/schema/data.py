@@ -104,6 +104,11 @@ class DataSettings:
         split_seed: Seed of those cuts.
         on_error: `raise` stops at a corrupt image, unreadable row or unknown label, naming file
             and row; `skip` leaves it out, counts it and reports it.
+        cache: What is held in memory. `memory` prepares texts and vectors once and keeps them;
+            `none` holds labels and groups alone, and reads and prepares an example when a batch
+            needs it. The batches are the same to the last bit.
+        store: With `cache: none`, a directory to which examples that cannot be read at random
+            (TFDS data stored as tfrecord) are copied at the start.
         limit: Use at most this many training examples (and a proportionate share of the other
             splits, rounded up), chosen by `split_seed`; for trying things out.
         asset_dir: Where `make assets` unpacked the embedded data and weights; none looks at
@@ -119,6 +124,8 @@ class DataSettings:
     test_fraction: float = 0.1
     split_seed: int = 0
     on_error: Literal["raise", "skip"] = "raise"
+    cache: Literal["memory", "none"] = "memory"
+    store: Optional[str] = None
     limit: Optional[int] = None
     asset_dir: Optional[str] = None
 

@@ -1,13 +1,14 @@
 """`tf.data` streams of batches exactly as a plan draws them.
 
-A `tf.data.Dataset` does not say how it was batched, so `fit` cannot know whether a user's own
-matches the plan. These are made from the plan, carry their source with them, and lose that mark
+A `tf.data.Dataset` does not say how its batches were drawn, so `fit` cannot know whether a user's
+own match the plan. These are made from the plan, carry their source with them, and lose that mark
 with any transformation that could change what a batch is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ import tensorflow as tf
 
 from configs.schema import UserError, require
 from training.batching import Batching, physical_batches
-from training.privacy.keras_api.sources import Source, Transform, source_of
+from training.privacy.keras_api.sources import Source, Transform, source_of, source_of_columns
+from training.privacy.keras_api.streams import materialised, refuse_unsound
 from training.privacy.plan import PrivacyPlan
 from training.randomness import Randomness
 
@@ -30,6 +32,7 @@ def private_dataset(
     sample_weight: Any = None,
     class_weight: Mapping[int, float] | None = None,
     transform: Transform | None = None,
+    directory: str | Path | None = None,
     physical_batch_size: int | None = None,
     seed: int | None = None,
 ) -> tf.data.Dataset:
@@ -41,7 +44,10 @@ def private_dataset(
 
     Args:
         plan: What the batches are drawn by.
-        x, y, sample_weight, class_weight, transform: As `sources.source_of`.
+        x, y, sample_weight, class_weight, transform: As `sources.source_of`; or, as `x` alone, a
+            `tf.data.Dataset` of single examples, which is read through once (`streams`).
+        directory: Where such a dataset is stored for random access; none keeps it in memory. What
+            was stored is used again with `stored_examples(directory)` as `x`.
         physical_batch_size: Rows of each element; none takes the plan's expected batch size and a
             little more. A larger draw comes as several elements.
         seed: Makes the draws repeatable, and the guarantee hold only against those who do not
@@ -55,7 +61,7 @@ def private_dataset(
     Raises:
         UserError: If the examples cannot be drawn at random, or are not as many as planned.
     """
-    source = x_as_source(x, y, sample_weight, class_weight, transform)
+    source = x_as_source(plan, x, y, sample_weight, class_weight, transform, directory)
     require_planned_size(plan, source.num_examples)
     size = physical_batch_size or default_physical_size(plan, replicas=1)
     require(size >= 1, "physical_batch_size", size, "a whole number >= 1")
@@ -70,22 +76,46 @@ def private_dataset(
 
 
 def x_as_source(
+    plan: PrivacyPlan,
     x: Any,
     y: Any = None,
     sample_weight: Any = None,
     class_weight: Mapping[int, float] | None = None,
     transform: Transform | None = None,
+    directory: str | Path | None = None,
 ) -> Source:
-    """The source that a private dataset carries, or that of raw examples."""
+    """The source that a private dataset carries, that of a pipeline, or that of raw examples.
+
+    Raises:
+        UserError: If the examples cannot be drawn at random, or a pipeline's are not as many as
+            planned.
+    """
     carried = getattr(x, _MARK, None)
-    if carried is None:
-        return source_of(x, y, sample_weight, class_weight, transform)
-    if any(given is not None for given in (y, sample_weight, class_weight, transform)):
+    is_stream = isinstance(x, tf.data.Dataset) and carried is None
+    if is_stream:
+        refuse_unsound(x, _MARK)
+    if directory is not None and not is_stream:
         raise UserError(
-            "fit(x): a private dataset holds labels and weights already. Give them to "
-            "private_dataset instead."
+            f"directory={str(directory)!r}: expected none, because {type(x).__name__} is no "
+            "tf.data.Dataset that would have to be stored."
         )
-    return carried
+    if carried is None and not is_stream:
+        return source_of(x, y, sample_weight, class_weight, transform)
+    if any(given is not None for given in (y, sample_weight, class_weight)) or (
+        carried is not None and transform is not None
+    ):
+        raise UserError(
+            "fit(x): a dataset holds labels and weights already, as elements (inputs, labels) or "
+            "(inputs, labels, weight). Give them with its examples: in the pipeline, or to "
+            "private_dataset."
+        )
+    if carried is not None:
+        return carried
+    _require_single_rows(plan)
+    examples = materialised(x, plan.num_examples, directory)
+    if directory is not None:
+        return source_of(examples, transform=transform)
+    return source_of_columns(examples, transform)
 
 
 def require_planned_size(plan: PrivacyPlan, num_examples: int) -> None:
@@ -94,17 +124,21 @@ def require_planned_size(plan: PrivacyPlan, num_examples: int) -> None:
     Raises:
         UserError: If they differ, or if the plan's records are no single examples.
     """
-    if plan.rows_per_record != 1:
-        raise UserError(
-            f"the plan bounds {plan.rows_per_record} examples of one person together, and which "
-            "belong to whom is not said here. Train by a recipe, or make a plan with "
-            "rows_per_record=1."
-        )
+    _require_single_rows(plan)
     if num_examples != plan.num_examples:
         raise UserError(
             f"the plan is for {plan.num_examples} training examples, and there are {num_examples}: "
             "the sampling probability, and with it epsilon, would be another. Make the plan with "
             f"num_examples={num_examples}, after everything that is held out was cut off."
+        )
+
+
+def _require_single_rows(plan: PrivacyPlan) -> None:
+    if plan.rows_per_record != 1:
+        raise UserError(
+            f"the plan bounds {plan.rows_per_record} examples of one person together, and which "
+            "belong to whom is not said here. Train by a recipe, or make a plan with "
+            "rows_per_record=1."
         )
 
 
