@@ -30,6 +30,21 @@ def cut(rows: int, shares: dict[str, float], seed: int) -> dict[str, np.ndarray]
     return parts
 
 
+def cut_by_user(users: np.ndarray, shares: dict[str, float], seed: int) -> dict[str, np.ndarray]:
+    """The same, with all rows of a user in one part.
+
+    Args:
+        users: int64 (n,), whose row each is.
+        shares: Part name -> share of the users, rounded to whole users.
+        seed: Seed of the division.
+    """
+    present, of_row = np.unique(users, return_inverse=True)
+    return {
+        name: np.flatnonzero(np.isin(of_row, chosen)).astype(np.int64)
+        for name, chosen in cut(len(present), shares, seed).items()
+    }
+
+
 def choose(rows: int, count: int, seed: int) -> np.ndarray:
     """Returns `count` of `rows` rows, chosen at random, as ascending int64 row numbers."""
     return np.sort(_shuffled(rows, seed)[:count])

@@ -14,13 +14,16 @@ from typing import Any
 
 from configs.assets import sha256_of
 from configs.schema.data import DataSettings, ImageFolderSettings
-from configs.schema.errors import SettingError
+from configs.schema.errors import SettingError, require
 from data.assembly import SPLITS, Rows, Source, assemble
 from data.cells import as_group, as_label, as_text, read_cell
 from data.contracts import Dataset, Provenance
 from data.faults import Faults
 from data.images import ImageFileColumn, undecodable
-from data.records import Unreadable, existing_file, read_csv
+from data.records import Unreadable, existing_file, read_csv, user_column
+
+# What `data.user` is called where folders, not a CSV, say whose image it is.
+USER_FOLDER = "folder"
 
 
 def load(settings: DataSettings) -> Dataset:
@@ -39,9 +42,9 @@ def load(settings: DataSettings) -> Dataset:
         if name == "train" or value is not None
     }
     rows = {
-        name: _rows_of_folder(f"data.image_folder.{name}", path)
+        name: _rows_of_folder(name, path, settings.user, faults)
         if path.is_dir()
-        else _rows_of_csv(name, path, folder, faults)
+        else _rows_of_csv(name, path, folder, settings.user, faults)
         for name, path in places.items()
     }
     attributes = {name: set(part.groups) for name, part in rows.items()}
@@ -76,17 +79,31 @@ def _folder_or_csv(key: str, value: str | None) -> Path:
         ) from None
 
 
-def _rows_of_folder(key: str, folder: Path) -> Rows:
+def _rows_of_folder(split: str, folder: Path, user: str | None, faults: Faults) -> Rows:
+    key = f"data.image_folder.{split}"
+    require(
+        user in (None, USER_FOLDER),
+        "data.user",
+        user,
+        f"{USER_FOLDER} (the sub-folder within a class's names the user), because {key} is a "
+        "folder; or a CSV file with that column",
+    )
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not _hidden(path))
-    found = [(path, place.name) for place in classes for path in _files_below(place)]
+    found = [(path, place) for place in classes for path in _files_below(place)]
     if not found:
         raise SettingError(key, str(folder), "a folder with a sub-folder of images per class")
+    if user:
+        of_nobody = [path for path, place in found if path.parent == place]
+        for path in of_nobody:
+            faults.add(split, str(path), "lies in no user's sub-folder of its class")
+        found = [(path, place) for path, place in found if path.parent != place]
     paths = tuple(path for path, _ in found)
     return Rows(
         raw=ImageFileColumn(paths),
-        labels=[label for _, label in found],
+        labels=[place.name for _, place in found],
         groups={},
         place=lambda position: str(paths[position]),
+        users=[path.relative_to(place).parts[0] for path, place in found] if user else None,
     )
 
 
@@ -102,8 +119,11 @@ def _hidden(path: Path) -> bool:
     return path.name.startswith(".")
 
 
-def _rows_of_csv(split: str, path: Path, folder: ImageFolderSettings, faults: Faults) -> Rows:
+def _rows_of_csv(
+    split: str, path: Path, folder: ImageFolderSettings, user: str | None, faults: Faults
+) -> Rows:
     file = read_csv(path)
+    user = user_column(split, file, user)
     file.require_columns(
         [
             ("data.image_folder.path", folder.path),
@@ -114,16 +134,18 @@ def _rows_of_csv(split: str, path: Path, folder: ImageFolderSettings, faults: Fa
     images: list[Path] = []
     labels: list[str] = []
     lines: list[int] = []
+    users: list[str] = []
     groups: dict[str, list[str | None]] = {name: [] for name in folder.groups}
     for line, record in file.rows:
         try:
-            image, label, values = _read(record, folder)
+            image, label, values, owner = _read(record, folder, user)
         except ValueError as problem:
             faults.add(split, f"{path}, row {line}", str(problem))
             continue
         images.append(path.parent / image)
         labels.append(label)
         lines.append(line)
+        users.append(owner)
         for name, value in values.items():
             groups[name].append(value)
     return Rows(
@@ -131,17 +153,19 @@ def _rows_of_csv(split: str, path: Path, folder: ImageFolderSettings, faults: Fa
         labels=labels,
         groups=groups,
         place=lambda position: f"{path}, row {lines[position]}: {images[position]}",
+        users=users if user else None,
     )
 
 
 def _read(
-    record: Mapping[str, Any] | Unreadable, folder: ImageFolderSettings
-) -> tuple[str, str, dict[str, str | None]]:
-    """Returns path, label and group values of a row, or raises `ValueError`."""
+    record: Mapping[str, Any] | Unreadable, folder: ImageFolderSettings, user: str | None
+) -> tuple[str, str, dict[str, str | None], str]:
+    """Returns path, label, group values and user ("" for none) of a row, or raises `ValueError`."""
     if isinstance(record, Unreadable):
         raise ValueError(record.problem)
     return (
         read_cell(as_text, record, folder.path).decode(),
         read_cell(as_label, record, folder.label),
         {name: read_cell(as_group, record, name) for name in folder.groups},
+        read_cell(as_label, record, user) if user else "",
     )

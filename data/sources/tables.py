@@ -21,7 +21,14 @@ from data.cells import as_group, as_label, as_number, as_text, read_cell
 from data.columns import Column, MemoryColumn, bytes_column
 from data.contracts import Dataset, Provenance
 from data.faults import Faults
-from data.records import RecordFile, Unreadable, existing_file, read_csv, read_jsonl
+from data.records import (
+    RecordFile,
+    Unreadable,
+    existing_file,
+    read_csv,
+    read_jsonl,
+    user_column,
+)
 
 READERS = {"csv": read_csv, "jsonl": read_jsonl}
 
@@ -34,6 +41,7 @@ class _Columns:
     labels: list[str] = field(default_factory=list)
     groups: dict[str, list[str | None]] = field(default_factory=dict)
     lines: list[int] = field(default_factory=list)
+    users: list[str] = field(default_factory=list)
 
 
 def load(settings: DataSettings) -> Dataset:
@@ -44,7 +52,7 @@ def load(settings: DataSettings) -> Dataset:
         UserError: A row cannot be used and `data.on_error` is `raise`.
     """
     table = settings.table
-    _check(table)
+    _check(table, settings.user)
     read = READERS[settings.source]
     paths = {
         split: existing_file(f"data.table.{split}", getattr(table, split))
@@ -52,7 +60,10 @@ def load(settings: DataSettings) -> Dataset:
         if split == "train" or getattr(table, split) is not None
     }
     faults = Faults(skip=settings.on_error == "skip")
-    rows = {split: _rows(split, read(path), table, faults) for split, path in paths.items()}
+    rows = {
+        split: _rows(split, read(path), table, settings.user, faults)
+        for split, path in paths.items()
+    }
     source = Source(
         name=paths["train"].stem,
         modality="text" if table.text else "features",
@@ -62,7 +73,7 @@ def load(settings: DataSettings) -> Dataset:
     return assemble(source, rows, settings, faults)
 
 
-def _check(table: TableSettings) -> None:
+def _check(table: TableSettings, user: str | None) -> None:
     if bool(table.text) == bool(table.features):
         raise SettingError(
             "data.table.text", table.text, "exactly one of data.table.text and data.table.features"
@@ -73,9 +84,18 @@ def _check(table: TableSettings) -> None:
     )
     for name in table.groups:
         require(name not in inputs, "data.table.groups", name, "a column that is not an input")
+    require(
+        user is None or user not in {*inputs, table.label},
+        "data.user",
+        user,
+        "a column that is neither an input nor the label",
+    )
 
 
-def _rows(split: str, file: RecordFile, table: TableSettings, faults: Faults) -> Rows:
+def _rows(
+    split: str, file: RecordFile, table: TableSettings, user: str | None, faults: Faults
+) -> Rows:
+    user = user_column(split, file, user)
     file.require_columns(
         [
             *([("data.table.text", table.text)] if table.text else []),
@@ -87,7 +107,7 @@ def _rows(split: str, file: RecordFile, table: TableSettings, faults: Faults) ->
     columns = _Columns(groups={name: [] for name in table.groups})
     for line, record in file.rows:
         try:
-            _append(columns, line, record, table)
+            _append(columns, line, record, table, user)
         except ValueError as problem:
             faults.add(split, f"{file.path}, row {line}", str(problem))
     return Rows(
@@ -95,11 +115,16 @@ def _rows(split: str, file: RecordFile, table: TableSettings, faults: Faults) ->
         labels=columns.labels,
         groups=columns.groups,
         place=lambda position: f"{file.path}, row {columns.lines[position]}",
+        users=columns.users if user else None,
     )
 
 
 def _append(
-    columns: _Columns, line: int, record: Mapping[str, Any] | Unreadable, table: TableSettings
+    columns: _Columns,
+    line: int,
+    record: Mapping[str, Any] | Unreadable,
+    table: TableSettings,
+    user: str | None,
 ) -> None:
     """Adds a row, or raises `ValueError` having added nothing."""
     if isinstance(record, Unreadable):
@@ -111,6 +136,8 @@ def _append(
         inputs = [read_cell(as_number, record, name) for name in table.features]
     label = read_cell(as_label, record, table.label)
     groups = {name: read_cell(as_group, record, name) for name in table.groups}
+    if user:
+        columns.users.append(read_cell(as_label, record, user))
     columns.inputs.append(inputs)
     columns.labels.append(label)
     columns.lines.append(line)

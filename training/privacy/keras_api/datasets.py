@@ -17,6 +17,7 @@ from configs.schema import UserError, require
 from training.batching import Batching, physical_batches
 from training.privacy.keras_api.sources import Source, Transform, source_of
 from training.privacy.plan import PrivacyPlan
+from training.privacy.users import require_users
 from training.randomness import Randomness
 
 _MARK = "_sterling_source"
@@ -30,6 +31,7 @@ def private_dataset(
     sample_weight: Any = None,
     class_weight: Mapping[int, float] | None = None,
     transform: Transform | None = None,
+    users: Any = None,
     physical_batch_size: int | None = None,
     seed: int | None = None,
 ) -> tf.data.Dataset:
@@ -42,8 +44,10 @@ def private_dataset(
     Args:
         plan: What the batches are drawn by.
         x, y, sample_weight, class_weight, transform: As `sources.source_of`.
+        users: (n,), the user of each example, whole numbers or texts: for a plan whose unit is a
+            user. Every `plan.rows_per_record` rows of an element are then one user's.
         physical_batch_size: Rows of each element; none takes the plan's expected batch size and a
-            little more. A larger draw comes as several elements.
+            little more. A larger draw comes as several elements. Whole users only.
         seed: Makes the draws repeatable, and the guarantee hold only against those who do not
             know it.
 
@@ -56,12 +60,15 @@ def private_dataset(
         UserError: If the examples cannot be drawn at random, or are not as many as planned.
     """
     source = x_as_source(x, y, sample_weight, class_weight, transform)
-    require_planned_size(plan, source.num_examples)
+    if users is not None:
+        source = source.of_users(users)
+    require_planned_size(plan, source)
     size = physical_batch_size or default_physical_size(plan, replicas=1)
-    require(size >= 1, "physical_batch_size", size, "a whole number >= 1")
+    _require_whole_records(plan, size)
 
     def draws() -> Iterator[tuple[np.ndarray, int, bool]]:
-        batching = Batching(plan.sampler(Randomness.from_seed(seed)), size)
+        sampler = plan.sampler(Randomness.from_seed(seed), source.users)
+        batching = Batching(sampler, size, rows_per_record=plan.rows_per_record)
         return rows_of(batching, 0, plan.steps, range(1))
 
     dataset = batches(source, draws, size)
@@ -88,24 +95,32 @@ def x_as_source(
     return carried
 
 
-def require_planned_size(plan: PrivacyPlan, num_examples: int) -> None:
+def require_planned_size(plan: PrivacyPlan, source: Source) -> None:
     """Refuses data of another size than the plan's epsilon was computed for.
 
     Raises:
-        UserError: If they differ, or if the plan's records are no single examples.
+        UserError: If they differ, or if one is of users and the other is not.
     """
-    if plan.rows_per_record != 1:
+    if plan.by_user or source.users is not None:
+        require_users(source.users, plan.num_examples if plan.by_user else None)
+    elif source.num_examples != plan.num_examples:
         raise UserError(
-            f"the plan bounds {plan.rows_per_record} examples of one person together, and which "
-            "belong to whom is not said here. Train by a recipe, or make a plan with "
-            "rows_per_record=1."
+            f"the plan is for {plan.num_examples} training examples, and there are "
+            f"{source.num_examples}: the sampling probability, and with it epsilon, would be "
+            f"another. Make the plan with num_examples={source.num_examples}, after everything "
+            "that is held out was cut off."
         )
-    if num_examples != plan.num_examples:
-        raise UserError(
-            f"the plan is for {plan.num_examples} training examples, and there are {num_examples}: "
-            "the sampling probability, and with it epsilon, would be another. Make the plan with "
-            f"num_examples={num_examples}, after everything that is held out was cut off."
-        )
+
+
+def _require_whole_records(plan: PrivacyPlan, size: int) -> None:
+    require(
+        size >= 1 and size % plan.rows_per_record == 0,
+        "physical_batch_size",
+        size,
+        "a whole number >= 1"
+        if plan.rows_per_record == 1
+        else f"a multiple of the plan's {plan.rows_per_record} examples per user",
+    )
 
 
 def default_physical_size(plan: PrivacyPlan, *, replicas: int, size: int | None = None) -> int:
@@ -116,7 +131,15 @@ def default_physical_size(plan: PrivacyPlan, *, replicas: int, size: int | None 
     settings = TrainingSettings(
         steps=plan.steps, batch_size=plan.batch_size, physical_batch_size=size
     )
-    return physical_size(settings, private=True, examples=plan.num_examples, replicas=replicas)
+    if size is not None:
+        _require_whole_records(plan, size)
+    return physical_size(
+        settings,
+        private=True,
+        examples=plan.num_examples,
+        replicas=replicas,
+        rows=plan.rows_per_record,
+    )
 
 
 def rows_of(
@@ -130,7 +153,7 @@ def rows_of(
         parts = physical_batches(batching.sampler.draw(step), batching.size)
         for number, part in enumerate(parts, start=1):
             for replica in mine:
-                yield part[replica :: batching.replicas], step, number == len(parts)
+                yield batching.share(part, replica), step, number == len(parts)
 
 
 def batches(source: Source, draws: Any, size: int) -> tf.data.Dataset:
