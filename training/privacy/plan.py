@@ -144,6 +144,8 @@ class PrivacyPlan:
         noise_multiplier: float,
         delta: float,
         accountant: str = "pld",
+        rows_per_record: int = 1,
+        unit: Unit = "example",
     ) -> PrivacyPlan:
         """DP-SGD as Abadi et al. 2016 (arXiv:1607.00133): Poisson, flat clipping, Gaussian.
 
@@ -158,6 +160,8 @@ class PrivacyPlan:
             steps=steps,
             delta=delta,
             accountant=accountant,
+            rows_per_record=rows_per_record,
+            unit=unit,
         )
 
     @classmethod
@@ -174,8 +178,9 @@ class PrivacyPlan:
         Raises:
             SettingError: As `dp_sgd`.
         """
-        plan = cls.dp_sgd(num_examples=num_users, **further)
-        return replace(plan, rows_per_record=examples_per_user, unit="user")
+        return cls.dp_sgd(
+            num_examples=num_users, rows_per_record=examples_per_user, unit="user", **further
+        )
 
     @classmethod
     def from_settings(

@@ -17,8 +17,8 @@ _RECORD = {
 }
 _PUBLIC = {"example": "records", "user": "users"}
 _NOT_COVERED = {
-    "example": "people who appear in more than one example",
-    "user": "people who appear under more than one user name, and how many examples there are",
+    "example": "and people who appear in more than one example",
+    "user": "people who appear under more than one user name, and how many examples users have",
 }
 _HIDDEN = {
     "add_remove": "adding or removing {record}",
@@ -41,7 +41,7 @@ def statement_of(plan: PrivacyPlan, releases: int, *, reproducible: bool) -> str
         "form the training split and their number, the recipe, and the label and group names. "
         "Not covered: choices made by looking at the training data before this run (features, "
         "hyper-parameters), measurements of training examples, validation and test "
-        f"examples, and {_NOT_COVERED[unit]}. Floating-point noise is not "
+        f"examples, {_NOT_COVERED[unit]}. Floating-point noise is not "
         "proof against least-significant-bit attacks (Mironov 2012)."
     )
     if 0 < releases < plan.steps:
