@@ -16,7 +16,7 @@ from configs.schema.data import DataSettings
 from configs.schema.errors import UserError, require
 from data.columns import Column, SelectedColumn
 from data.contracts import Dataset, DatasetInfo, Examples, Modality, Provenance
-from data.cutting import choose, cut, cut_by_user
+from data.cutting import choose, choose_users, cut, cut_by_user
 from data.faults import Faults
 from data.vocabulary import (
     ids_of_groups,
@@ -246,7 +246,11 @@ def _limited(parts: Mapping[str, _Encoded], settings: DataSettings) -> dict[str,
     # In whole numbers, rounded up: exactly `limit` for train, and no split becomes empty.
     counts = {name: -(-limit * len(part) // train) for name, part in parts.items()}
     return {
-        name: part.select(choose(len(part), counts[name], settings.split_seed))
+        name: part.select(
+            choose(len(part), counts[name], settings.split_seed)
+            if part.users is None or not len(part)
+            else choose_users(part.users, counts[name], settings.split_seed)
+        )
         for name, part in parts.items()
     }
 

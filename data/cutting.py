@@ -50,6 +50,23 @@ def choose(rows: int, count: int, seed: int) -> np.ndarray:
     return np.sort(_shuffled(rows, seed)[:count])
 
 
+def choose_users(users: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """All rows of users chosen at random, at most `count` rows unless one user alone has more.
+
+    Args:
+        users: int64 (n,), whose row each is.
+        count: Rows wanted.
+        seed: Seed of the choice.
+
+    Returns:
+        Ascending int64 row numbers, of at least one user.
+    """
+    present, of_row, rows = np.unique(users, return_inverse=True, return_counts=True)
+    order = _shuffled(len(present), seed)
+    fitting = int((np.cumsum(rows[order]) <= count).sum())
+    return np.flatnonzero(np.isin(of_row, order[: max(1, fitting)])).astype(np.int64)
+
+
 def _shuffled(rows: int, seed: int) -> np.ndarray:
     # RandomState and not default_rng: only the former's streams are frozen for all time (NEP 19).
     return np.random.RandomState(seed).permutation(rows).astype(np.int64)

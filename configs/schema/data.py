@@ -111,7 +111,8 @@ class DataSettings:
         on_error: `raise` stops at a corrupt image, unreadable row or unknown label, naming file
             and row; `skip` leaves it out, counts it and reports it.
         limit: Use at most this many training examples (and a proportionate share of the other
-            splits, rounded up), chosen by `split_seed`; for trying things out.
+            splits, rounded up), chosen by `split_seed`; for trying things out. Where `user` is set,
+            whole users, as many as fit.
         asset_dir: Where `make assets` unpacked the embedded data and weights; none looks at
             STERLING_ASSETS, then `assets/` beside this program.
     """

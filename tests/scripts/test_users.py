@@ -84,6 +84,8 @@ def test_run_protects_users_and_says_so_everywhere(run: tuple[Path, str]) -> Non
         assert "adding or removing one user with all of their training examples" in said
         assert "each user drawn independently" in said
         assert f"7 expected of {users}" in said
+    events = b"".join(path.read_bytes() for path in root.glob("logs/**/events*"))
+    assert b"Privacy spent on the training users" in events
     assert f"for each of {users} users" in printed
     assert f"protects each of {users} users" in " ".join(printed.split())
 

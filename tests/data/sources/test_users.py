@@ -103,11 +103,16 @@ def test_other_files_may_leave_users_out_and_share_their_numbers(tmp_path: Path)
     assert dataset.train.users.tolist() == NUMBERS
 
 
-def test_limited_training_examples_keep_their_users(tmp_path: Path) -> None:
-    users = [f"user {i:02}" for i in range(50)]
-    dataset = load(write_table(tmp_path / "people.csv", users), limit=10)
-    ages = dataset.train.read(np.arange(10)).raw[:, 0]
-    np.testing.assert_array_equal(dataset.train.users, ages - 20)
+def test_limited_training_set_holds_whole_users(tmp_path: Path) -> None:
+    users = [f"user {i % 12:02}" for i in range(60)]
+    path = write_table(tmp_path / "people.csv", users)
+    for limit, kept in ((23, 20), (3, 5), (60, 60)):  # users have five rows each
+        train = load(path, limit=limit).train
+        assert len(train) == kept
+        assert np.unique(train.users, return_counts=True)[1].tolist() == [5] * (kept // 5)
+        ages = train.read(np.arange(kept)).raw[:, 0]
+        np.testing.assert_array_equal(train.users, (ages - 20) % 12)
+    assert load(path, limit=23, user=None).train.labels.shape == (23,)
 
 
 def save_images(folder: Path, names: list[str]) -> None:
