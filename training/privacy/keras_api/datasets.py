@@ -45,7 +45,8 @@ def private_dataset(
         plan: What the batches are drawn by.
         x, y, sample_weight, class_weight, transform: As `sources.source_of`.
         users: (n,), the user of each example, whole numbers or texts: for a plan whose unit is a
-            user. Every `plan.rows_per_record` rows of an element are then one user's.
+            user. Every `plan.rows_per_record` rows of an element are then one user's, and the
+            mask, (users, rows of each), has `clipped_gradient_sum` bound them together.
         physical_batch_size: Rows of each element; none takes the plan's expected batch size and a
             little more. A larger draw comes as several elements. Whole users only.
         seed: Makes the draws repeatable, and the guarantee hold only against those who do not
@@ -72,6 +73,10 @@ def private_dataset(
         return rows_of(batching, 0, plan.steps, range(1))
 
     dataset = batches(source, draws, size)
+    if plan.by_user:
+        # By its shape alone: a loop that forgot whose the rows are would bound each by itself.
+        shape = [size // plan.rows_per_record, plan.rows_per_record]
+        dataset = dataset.map(lambda e: {**e, "mask": tf.reshape(e["mask"], shape)})
     setattr(dataset, _MARK, source)
     return dataset
 
