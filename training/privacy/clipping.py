@@ -184,24 +184,27 @@ def clipped_gradient_sum(
     Args:
         model: Any Keras model of `batch["inputs"]` giving logits.
         loss: Per-example loss; row i may depend on row i only.
-        batch: A Batch (`data.contracts`): `inputs`, `labels` (batch,), `mask` bool (batch,).
+        batch: A Batch (`data.contracts`): `inputs`, `labels` (batch,), `mask` bool (batch,); or
+            (records, rows), which says which rows are one record's.
         clipping: The bound C > 0 on the L2 norm over all trainable variables together; or a
             method (`training.privacy.clip_methods`), whose `clipping_norm` is the bound.
         sites: From `find_sites(model)`, to save finding them at every trace.
         rows_per_record: Rows that belong to one record (a person with several examples) and are
-            bounded together: rows 0 to k-1 are the first record, masked where it has fewer.
+            bounded together: rows 0 to k-1 are the first record, masked where it has fewer. Where
+            the mask's shape says so, that holds.
         memory_bytes: Most that gradients kept between norm and sum may take; none as in
             `training.privacy.norms.within_memory`. It trades time for memory, nothing else.
 
     Raises:
         UserError: If the model mixes examples or cannot be tapped; names layer and remedy.
         SettingError: If the method does not fit the model's variables.
+        ValueError: If a record would be parted.
     """
     sites = find_sites(model) if sites is None else sites
     variables = model.trainable_variables
     method, bound = _method(clipping)
     grouping = method.grouping([v.path for v in variables])
-    mask = batch["mask"]
+    mask, rows_per_record = _by_rows(batch["mask"], rows_per_record)
     found, losses, logits = per_example_gradients(
         model, loss, batch["inputs"], batch["labels"], mask, sites, rows_per_record, memory_bytes
     )
@@ -246,6 +249,17 @@ def clipped_gradient_sum(
         logits=logits,
         non_finite=tf.reduce_sum(tf.cast(bad_rows, tf.int32)),
     )
+
+
+def _by_rows(mask: tf.Tensor, rows_per_record: int) -> tuple[tf.Tensor, int]:
+    """The mask row by row, bool (batch,), and how many rows a record has."""
+    if len(mask.shape) == 1:
+        return mask, rows_per_record
+    if rows_per_record not in (1, mask.shape[1]):
+        raise ValueError(
+            f"The mask's shape gives a record {mask.shape[1]} rows. Received: {rows_per_record}"
+        )
+    return tf.reshape(mask, [-1]), int(mask.shape[1])
 
 
 def _method(clipping: ClipMethod | tf.Tensor | float) -> tuple[ClipMethod, tf.Tensor | float]:

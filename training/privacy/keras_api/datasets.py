@@ -51,7 +51,8 @@ def private_dataset(
         directory: Where such a dataset is stored for random access; none keeps it in memory. What
             was stored is used again with `stored_examples(directory)` as `x`.
         users: (n,), the user of each example, whole numbers or texts: for a plan whose unit is a
-            user. Every `plan.rows_per_record` rows of an element are then one user's.
+            user. Every `plan.rows_per_record` rows of an element are then one user's, and the
+            mask, (users, rows of each), has `clipped_gradient_sum` bound them together.
         physical_batch_size: Rows of each element; none takes the plan's expected batch size and a
             little more. A larger draw comes as several elements. Whole users only.
         seed: Makes the draws repeatable, and the guarantee hold only against those who do not
@@ -76,6 +77,10 @@ def private_dataset(
         return rows_of(batching, 0, plan.steps, range(1))
 
     dataset = batches(source, draws, size)
+    if plan.by_user:
+        # By its shape alone: a loop that forgot whose the rows are would bound each by itself.
+        shape = [size // plan.rows_per_record, plan.rows_per_record]
+        dataset = dataset.map(lambda e: {**e, "mask": tf.reshape(e["mask"], shape)})
     setattr(dataset, _MARK, source)
     return dataset
 
