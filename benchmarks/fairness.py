@@ -86,6 +86,8 @@ class Encoded:
         from training.session import run_length
 
         length = run_length(recipe.training, len(self.session.train))
+        positive = recipe.evaluation.positive_label
+        mitigation = Mitigation.of(recipe.fairness, self.session.dataset, positive)
         plan = None
         if recipe.privacy.enabled:
             plan = PrivacyPlan.from_settings(
@@ -93,14 +95,14 @@ class Encoded:
                 num_examples=len(self.session.train),
                 batch_size=recipe.training.batch_size,
                 steps=length.steps,
+                shares=mitigation.shares,
             )
-        positive = recipe.evaluation.positive_label
         session = dataclasses.replace(
             self.session,
             recipe=recipe,
             plan=plan,
             length=length,
-            mitigation=Mitigation.of(recipe.fairness, self.session.dataset, positive),
+            mitigation=mitigation,
             randomness=Randomness.from_seed(seed, json.dumps(dataclasses.asdict(recipe))),
         )
         trained = session.model.trained

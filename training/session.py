@@ -22,10 +22,10 @@ import models
 from configs.schema import Recipe, SettingError, TrainingSettings, UserError
 from data import Dataset, PreparedSplit
 from models import BuiltModel
-from training.batching import Batching, ShuffledSampler
+from training.batching import Batching, Sampler, ShuffledSampler
 from training.calibration import resolved
 from training.checkpoints import Checkpoints
-from training.fairness import Mitigation
+from training.fairness import BalancedSampler, Mitigation
 from training.feeding import ReplicaFeed
 from training.frozen_features import fits_in_memory, through_prefix
 from training.loop import Length, Loop
@@ -165,12 +165,7 @@ class Session:
             replicas=replicas,
             capacity=None if self.plan is None else self.plan.sampling.capacity,
         )
-        sampler = (
-            ShuffledSampler(len(self.train), settings.batch_size, self.randomness)
-            if self.plan is None
-            else self.plan.sampler(self.randomness)
-        )
-        batching = Batching(sampler, size, replicas)
+        batching = Batching(self._sampler(), size, replicas)
         optimizer, step = self._step(
             accumulates=self.plan is not None or size < settings.batch_size
         )
@@ -197,6 +192,16 @@ class Session:
             verbose=verbose if self.workers.is_chief else 0,
             workers=self.workers,
         )
+
+    def _sampler(self) -> Sampler:
+        balance = self.mitigation.balance
+        cells = None if balance is None else balance.cells_of(self.train.groups, self.train.labels)
+        if self.plan is not None:
+            return self.plan.sampler(self.randomness, cells)
+        size = self.recipe.training.batch_size
+        if cells is not None:
+            return BalancedSampler(cells, size, self.randomness)
+        return ShuffledSampler(len(self.train), size, self.randomness)
 
     def _release_identity(self, size: int, replicas: int) -> str:
         """Two releases of one step are the same only if all of this is the same."""
@@ -306,11 +311,14 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
     workers = Workers(strategy)
     keras.config.set_dtype_policy(recipe.training.precision)
     dataset = data.load(recipe.data)
+    mitigation = Mitigation.of(recipe.fairness, dataset, recipe.evaluation.positive_label)
     recipe = resolved(
-        recipe, len(dataset.train), lambda settings, records: run_length(settings, records).steps
+        recipe,
+        len(dataset.train),
+        lambda settings, records: run_length(settings, records).steps,
+        mitigation.shares,
     )
     settings = recipe.training
-    mitigation = Mitigation.of(recipe.fairness, dataset, recipe.evaluation.positive_label)
     randomness = _shared_randomness(recipe, dataset, workers, run)
     files = sorted(dataset.info.provenance.sha256.items())
     workers.require_same(
@@ -325,6 +333,7 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
             num_examples=len(dataset.train),
             batch_size=settings.batch_size,
             steps=length.steps,
+            shares=mitigation.shares,
         )
         use_whole_float32()
         if plan.needs_one_root:

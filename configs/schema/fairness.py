@@ -38,12 +38,16 @@ class FairnessSettings:
     """How training is changed so that groups fare alike; `docs/mitigation.md` compares the ways.
 
     Attributes:
-        attribute: Group attribute that everything here speaks of; required by `reweighing` and
-            `penalty`.
+        attribute: Group attribute that everything here speaks of; required by `reweighing`,
+            `balanced_sampling` and `penalty`.
         reweighing: Weigh every example by P(group) P(label) / P(group, label), after which group
             and label are independent (Kamiran & Calders 2012).
+        balanced_sampling: Draw batches in which every `group`, or every `group_and_label`, is
+            equally likely. With privacy it goes with `privacy.sampling.method: poisson`, whose
+            rates then differ by group, and epsilon is accounted at the largest.
         public_counts: Group -> label -> number of people, from a public source, in place of
-            counting the training examples; what a private run needs for `reweighing`.
+            counting the training examples; what a private run needs for `reweighing` and
+            `balanced_sampling`. Shares count, not sizes.
         penalty: Unfairness added to the loss. It compares examples of a batch, which have no
             gradient of their own then: not with privacy.
         focal_gamma: Focal loss: examples that are right already count (1 - p)^gamma; 0 for none.
@@ -52,6 +56,7 @@ class FairnessSettings:
 
     attribute: Optional[str] = None
     reweighing: bool = False
+    balanced_sampling: Optional[Literal["group", "group_and_label"]] = None
     public_counts: Optional[dict[str, dict[str, float]]] = None
     penalty: PenaltySettings = field(default_factory=PenaltySettings)
     focal_gamma: float = 0.0
@@ -59,16 +64,25 @@ class FairnessSettings:
 
     def __post_init__(self) -> None:
         require(
-            self.attribute is not None or not (self.reweighing or self.penalty.measure),
+            self.attribute is not None
+            or not (self.reweighing or self.balanced_sampling or self.penalty.measure),
             "fairness.attribute",
             self.attribute,
-            "the group attribute that fairness.reweighing or fairness.penalty is about",
+            "the group attribute that fairness.reweighing, fairness.balanced_sampling or "
+            "fairness.penalty is about",
         )
         require(
-            self.public_counts is None or self.reweighing,
+            self.public_counts is None or self.reweighing or bool(self.balanced_sampling),
             "fairness.public_counts",
             self.public_counts,
-            "null without fairness.reweighing: true, the only one that counts",
+            "null without fairness.reweighing or fairness.balanced_sampling, which alone count",
+        )
+        require(
+            not (self.reweighing and self.balanced_sampling),
+            "fairness.balanced_sampling",
+            self.balanced_sampling,
+            "null with fairness.reweighing: each makes up for the same counts, and both together "
+            "would do it twice",
         )
         require(
             0 <= self.focal_gamma < inf, "fairness.focal_gamma", self.focal_gamma, "a number >= 0"
@@ -100,4 +114,12 @@ class FairnessSettings:
             self.reweighing,
             "fairness.public_counts beside it with privacy: counts of the training people are "
             "not public, and epsilon would not cover them",
+        )
+        require(
+            self.balanced_sampling is None or self.public_counts is not None,
+            "fairness.balanced_sampling",
+            self.balanced_sampling,
+            "fairness.public_counts beside it with privacy: the rates at which groups are drawn "
+            "must be public, and counts of the training people are not. Take them from a census, "
+            "or from other people",
         )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from configs.schema import FairnessSettings, require
 from data import Dataset
+from training.fairness.balancing import Balance
 from training.fairness.penalties import Penalty
 from training.fairness.reweighing import GroupWeights
 
@@ -17,10 +18,17 @@ class Mitigation:
     Attributes:
         weights: Weights of examples; none for equal ones.
         penalty: Unfairness added to the loss; none for no penalty.
+        balance: Groups that batches are to hold alike; none to draw everybody alike.
     """
 
     weights: GroupWeights | None = None
     penalty: Penalty | None = None
+    balance: Balance | None = None
+
+    @property
+    def shares(self) -> tuple[float, ...] | None:
+        """What a privacy plan must know of `balance`."""
+        return None if self.balance is None else self.balance.shares
 
     @classmethod
     def of(
@@ -47,7 +55,15 @@ class Mitigation:
             f"one of the data's group attributes {list(info.groups)}",
         )
         groups, labels = info.groups[settings.attribute], info.label_names
-        weights = penalty = None
+        weights = penalty = balance = None
+        if settings.balanced_sampling is not None:
+            balance = Balance.of(
+                settings.balanced_sampling,
+                settings.attribute,
+                settings.public_counts,
+                groups,
+                labels,
+            )
         if settings.reweighing and settings.public_counts is not None:
             weights = GroupWeights.from_public(
                 settings.attribute, settings.public_counts, groups, labels
@@ -81,4 +97,4 @@ class Mitigation:
                 groups=len(groups),
                 positive=list(labels).index(favourable),
             )
-        return cls(weights, penalty)
+        return cls(weights, penalty, balance)

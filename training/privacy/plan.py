@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import dp_accounting
+import numpy as np
 
 from configs.schema import PrivacySettings, require
 from training.batching import Sampler
@@ -39,6 +40,7 @@ from training.privacy.mechanisms import (
 )
 from training.privacy.sampling import (
     SAMPLINGS,
+    BalancedPoissonSampling,
     PoissonSampling,
     Sampling,
     build_sampling,
@@ -151,9 +153,22 @@ class PrivacyPlan:
 
     @classmethod
     def from_settings(
-        cls, settings: PrivacySettings, *, num_examples: int, batch_size: int, steps: int
+        cls,
+        settings: PrivacySettings,
+        *,
+        num_examples: int,
+        batch_size: int,
+        steps: int,
+        shares: Sequence[float] | None = None,
     ) -> PrivacyPlan:
         """Builds the plan; calibrates the noise where the settings name an epsilon.
+
+        Args:
+            settings: What the recipe asks for.
+            num_examples: Training examples; public.
+            batch_size: Expected examples a step; public.
+            steps: Releases planned.
+            shares: Of groups that are to be drawn alike, each one's public share.
 
         Raises:
             SettingError: If a value is impossible or the guarantee cannot be met.
@@ -161,7 +176,7 @@ class PrivacyPlan:
         delta = default_delta(num_examples) if settings.delta is None else settings.delta
         _require_meaningful(delta, num_examples)
         noise = settings.noise_multiplier
-        sampling = build_sampling(settings.sampling, num_examples, batch_size)
+        sampling = build_sampling(settings.sampling, num_examples, batch_size, shares)
         plan = cls(
             sampling,
             build_clip_method(settings.clipping, settings.clipping_norm),
@@ -221,7 +236,19 @@ class PrivacyPlan:
         """Epsilon spent by `releases` steps at this plan's delta."""
         return epsilon_of(self.event(releases), self.delta, self.accountant)
 
-    def sampler(self, randomness: Randomness) -> Sampler:
+    def sampler(self, randomness: Randomness, cells: np.ndarray | None = None) -> Sampler:
+        """What draws the batches of a run.
+
+        Args:
+            randomness: Where the draws come from.
+            cells: The cell of every training example, int (num_examples,), where groups are
+                balanced; else ignored.
+
+        Raises:
+            SettingError: If groups are to be balanced and nobody's is known.
+        """
+        if isinstance(self.sampling, BalancedPoissonSampling):
+            return self.sampling.sampler(randomness, cells)
         return self.sampling.sampler(randomness)
 
     def draws(self, step: int, randomness: Randomness, tensors: int) -> Draws:

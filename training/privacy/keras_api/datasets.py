@@ -59,6 +59,7 @@ def private_dataset(
     require_planned_size(plan, source.num_examples)
     size = physical_batch_size or default_physical_size(plan, replicas=1)
     require(size >= 1, "physical_batch_size", size, "a whole number >= 1")
+    plan.sampler(Randomness.from_seed(seed))  # what cannot be drawn is refused now
 
     def draws() -> Iterator[tuple[np.ndarray, int, bool]]:
         batching = Batching(plan.sampler(Randomness.from_seed(seed)), size)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
-from configs.schema import SamplingSettings
 from training.batching import Sampler
 from training.randomness import Randomness
 
 
 class Sampling(Protocol):
     """A way of sampling: public numbers only.
+
+    One that `privacy.sampling.method` names is made by its `from_settings(settings, num_examples,
+    batch_size)`.
 
     Attributes:
         method: Its name in recipes and ledgers.
@@ -24,11 +26,6 @@ class Sampling(Protocol):
     """
 
     method: ClassVar[str]
-
-    @classmethod
-    def from_settings(
-        cls, settings: SamplingSettings, num_examples: int, batch_size: int
-    ) -> Any: ...
 
     @property
     def num_examples(self) -> int: ...
