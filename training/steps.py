@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from training.fairness import GroupWeights, Penalty
 from training.privacy.adaptive_query import half_counts
-from training.privacy.clip_methods import ClipMethod
+from training.privacy.clip_methods import CountedQuantile
 from training.privacy.clip_methods.base import LEAST_BOUND
 from training.privacy.clipping import ClippedSum, PerExampleLoss, clipped_gradient_sum
 from training.privacy.mechanisms import Draws
@@ -343,8 +343,9 @@ class PrivateStep(TrainingStep):
         self._plan, self._query = plan, plan.query()
         self._memory_bytes = memory_bytes
         self._sites = find_sites(arguments[0])
-        self._bound = _bound(plan, arguments[3]) if plan.clipping.adapts else None
-        self._further_sums = int(plan.clipping.adapts)
+        self._adapting = plan.clipping if isinstance(plan.clipping, CountedQuantile) else None
+        self._bound = None if self._adapting is None else _bound(self._adapting, arguments[3])
+        self._further_sums = int(self._adapting is not None)
         super().__init__(*arguments, **further)
         if plan.mechanism.slots:
             self._memory = NoiseMemory(
@@ -360,11 +361,9 @@ class PrivateStep(TrainingStep):
         return [] if self._bound is None else [self._bound]
 
     def released(self) -> dict[str, float]:
-        return (
-            {}
-            if self._bound is None
-            else {"clipping_norm": float(tf.convert_to_tensor(self._bound))}
-        )
+        if self._adapting is None:
+            return {}
+        return {self._adapting.released_as: float(tf.convert_to_tensor(self._bound))}
 
     def draws(self, step: int, randomness: Randomness) -> Draws:
         released = max(1, len(self._variables)) + self._further_sums
@@ -372,7 +371,9 @@ class PrivateStep(TrainingStep):
 
     def _gradient_sum(self, batch: dict[str, Any]) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
         bound = None if self._bound is None else tf.convert_to_tensor(self._bound)
-        clipping: ClipMethod | tf.Tensor = self._plan.clipping if bound is None else bound
+        clipping: Any = self._plan.clipping
+        if self._adapting is not None:
+            clipping = self._adapting.in_use(bound)
         clipped = clipped_gradient_sum(
             self._model,
             self._loss_of(batch),
@@ -407,11 +408,11 @@ class PrivateStep(TrainingStep):
         return [total / self._plan.batch_size for total in noised]
 
 
-def _bound(plan: PrivacyPlan, strategy: tf.distribute.Strategy) -> tf.Variable:
-    """The clipping norm in use, where it moves."""
+def _bound(method: CountedQuantile, strategy: tf.distribute.Strategy) -> tf.Variable:
+    """The clipping norm (or threshold) in use, where it moves."""
     with strategy.scope():
         return tf.Variable(
-            plan.clipping_norm,
+            method.start,
             dtype=tf.float32,
             trainable=False,
             # All replicas compute the same from the same all-reduced count.

@@ -40,20 +40,24 @@ class ClippingSettings:
         method: `flat`: all trainable variables together. `per_layer`: each layer by itself, all
             with the same bound. `groups`: groups of variables (see `groups`). `automatic`:
             normalised rather than cut, so that the bound needs no tuning. `adaptive`: flat, with
-            a bound that follows a private quantile of the norms.
+            a bound that follows a private quantile of the norms. `global_adapt`: all scaled by
+            one factor up to a threshold that follows a private quantile, and cut beyond.
         groups: For `groups`: patterns of variables' paths, with bounds or without; the first
             that matches counts. Squares of the bounds add up to that of `clipping_norm`.
         stability: For `automatic`: gradients much smaller than this stay small.
-        target_quantile: For `adaptive`: share of examples to be left unclipped.
-        learning_rate: For `adaptive`: the bound moves by at most exp(learning_rate) a step.
-        count_share: For `adaptive`: share of the privacy budget for finding the bound; null takes
-            what Andrew et al. recommend (noise of batch_size / 20 on the count), at most 0.1.
+        threshold: For `global_adapt`: where the threshold starts; null takes `clipping_norm`.
+        target_quantile: For `adaptive`: share of examples to be left unclipped, null for 0.5. For
+            `global_adapt`: share to be left within the threshold, null for 0.9.
+        learning_rate: For both: bound or threshold moves by at most exp(learning_rate) a step.
+        count_share: For both: share of the privacy budget for finding bound or threshold; null
+            takes what Andrew et al. recommend (noise of batch_size / 20 on the count), at most 0.1.
     """
 
-    method: Literal["flat", "per_layer", "groups", "automatic", "adaptive"] = "flat"
+    method: Literal["flat", "per_layer", "groups", "automatic", "adaptive", "global_adapt"] = "flat"
     groups: list[ClippingGroup] = field(default_factory=list)
     stability: float = 0.01
-    target_quantile: float = 0.5
+    threshold: Optional[float] = None
+    target_quantile: Optional[float] = None
     learning_rate: float = 0.2
     count_share: Optional[float] = None
 
@@ -69,7 +73,13 @@ class ClippingSettings:
         )
         require(0 < self.stability < inf, f"{_KEY}.stability", self.stability, "a number > 0")
         require(
-            0 < self.target_quantile < 1,
+            self.threshold is None or (0 < self.threshold < inf and self.method == "global_adapt"),
+            f"{_KEY}.threshold",
+            self.threshold,
+            f"a number > 0 where {_KEY}.method is global_adapt, else null",
+        )
+        require(
+            self.target_quantile is None or 0 < self.target_quantile < 1,
             f"{_KEY}.target_quantile",
             self.target_quantile,
             "a share in (0, 1)",

@@ -24,6 +24,7 @@ from training.privacy.clip_methods import (
     AdaptiveClipping,
     ClipMethod,
     FlatClipping,
+    GlobalAdaptClipping,
     PerLayerClipping,
 )
 from training.privacy.ledger import Ledger
@@ -137,7 +138,12 @@ def clipping() -> dict[str, Any]:
     )
     mlp = replace(BASE.model.mlp, dropout=0.0)
     recipe = replace(BASE, privacy=adaptive, model=replace(BASE.model, mlp=mlp), training=training)
-    methods = (FlatClipping(0.2), PerLayerClipping(0.2), AdaptiveClipping(0.2))
+    methods = (
+        FlatClipping(0.2),
+        PerLayerClipping(0.2),
+        AdaptiveClipping(0.2),
+        GlobalAdaptClipping(0.2, 0.2),
+    )
     with tempfile.TemporaryDirectory() as folder:
         return {
             "private, adaptive": compare(recipe, Path(folder)),

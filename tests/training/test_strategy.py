@@ -93,7 +93,7 @@ def assert_same_weights(found: dict[str, float]) -> None:
     assert found["moved"] > 0.01
 
 
-@pytest.mark.parametrize("method", ["flat", "per_layer", "adaptive"])
+@pytest.mark.parametrize("method", ["flat", "per_layer", "adaptive", "global_adapt"])
 def test_one_example_moves_the_sum_over_replicas_by_no_more_than_the_bound(differences, method):
     moved = differences["sensitivity"][method]
     # Weights of size 1 hold the sum in float32: 6e-8 x 12 examples / 0.2 and some.

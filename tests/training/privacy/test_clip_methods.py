@@ -19,6 +19,7 @@ from training.privacy.clip_methods import (
     AutomaticClipping,
     ClipMethod,
     FlatClipping,
+    GlobalAdaptClipping,
     GroupClipping,
     PerLayerClipping,
 )
@@ -78,6 +79,11 @@ def naive_automatic(norms: np.ndarray, paths: list[str], bound: float, first: st
     return np.full(len(paths), bound / (np.linalg.norm(norms) + 0.05))
 
 
+def naive_global(norms: np.ndarray, paths: list[str], bound: float, first: str) -> np.ndarray:
+    norm, threshold = np.linalg.norm(norms), 1.5 * bound
+    return np.full(len(paths), bound / threshold if norm <= threshold else bound / norm)
+
+
 def naive_groups(norms: np.ndarray, names: list[Any], bounds: dict[Any, float]) -> np.ndarray:
     factors = np.ones(len(names))
     for name, bound in bounds.items():
@@ -105,6 +111,7 @@ METHODS: dict[str, tuple[Callable[[float, str], ClipMethod], Callable[..., np.nd
     ),
     "automatic": (lambda c, first: AutomaticClipping(c, 0.05), naive_automatic),
     "adaptive": (lambda c, first: AdaptiveClipping(c), naive_flat),
+    "global_adapt": (lambda c, first: GlobalAdaptClipping(c, 1.5 * c), naive_global),
 }
 
 
@@ -196,6 +203,8 @@ def test_pattern_that_matches_nothing_is_refused() -> None:
         ({"method": "groups"}, r"privacy\.clipping\.groups"),
         ({"groups": [ClippingGroup("*")]}, r"privacy\.clipping\.groups"),
         ({"stability": 0.0}, r"privacy\.clipping\.stability"),
+        ({"method": "global_adapt", "threshold": 0.0}, r"privacy\.clipping\.threshold"),
+        ({"method": "flat", "threshold": 2.0}, r"privacy\.clipping\.threshold"),
         ({"target_quantile": 1.0}, r"privacy\.clipping\.target_quantile"),
         ({"learning_rate": -0.1}, r"privacy\.clipping\.learning_rate"),
         ({"count_share": 1.0}, r"privacy\.clipping\.count_share"),
@@ -222,6 +231,11 @@ SETTINGS = {
     "adaptive": (
         ClippingSettings("adaptive", target_quantile=0.3),
         "starts at 0.5 and moves towards what a share of 0.3",
+    ),
+    "global_adapt": (
+        ClippingSettings("global_adapt", threshold=2.0),
+        "scaled by 0.5 / threshold, longer ones cut to 0.5; the threshold starts at 2 and moves "
+        "towards what a share of 0.9",
     ),
 }
 
