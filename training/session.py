@@ -32,6 +32,7 @@ from training.loop import Length, Loop
 from training.losses import recipe_loss
 from training.one_root import OneRoot, kept_root
 from training.optimizers import build_optimizer
+from training.privacy.clip_watch import ClipWatch
 from training.privacy.half_precision import use_whole_float32
 from training.privacy.inspection import probe, problems_of
 from training.privacy.ledger import Ledger
@@ -241,7 +242,11 @@ class Session:
         budget = self.recipe.privacy.memory_budget
         memory_bytes = None if budget is None else 1e9 * budget
         return optimizer, PrivateStep(
-            *arguments, plan=self.plan, memory_bytes=memory_bytes, **common
+            *arguments,
+            plan=self.plan,
+            memory_bytes=memory_bytes,
+            watch=ClipWatch.of(self.recipe.privacy.clipping.watch, self.dataset.info.groups),
+            **common,
         )
 
 
@@ -334,6 +339,7 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
             batch_size=settings.batch_size,
             steps=length.steps,
             shares=mitigation.shares,
+            watch=ClipWatch.of(recipe.privacy.clipping.watch, dataset.info.groups),
         )
         use_whole_float32()
         if plan.needs_one_root:

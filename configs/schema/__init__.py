@@ -4,7 +4,7 @@ Free of TensorFlow, so that `sterling --help` answers at once. Each room of the 
 own section and nothing else.
 """
 
-from configs.schema.clipping import ClippingGroup, ClippingSettings
+from configs.schema.clipping import ClippingGroup, ClippingSettings, ClippingWatchSettings
 from configs.schema.data import DataSettings, ImageFolderSettings, TableSettings, TfdsSettings
 from configs.schema.decision import AbstainSettings, DecisionSettings, ThresholdSettings
 from configs.schema.errors import SettingError, UserError, require
@@ -28,6 +28,7 @@ __all__ = [
     "BertSettings",
     "ClippingGroup",
     "ClippingSettings",
+    "ClippingWatchSettings",
     "CnnSettings",
     "DataSettings",
     "DecisionSettings",

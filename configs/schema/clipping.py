@@ -33,6 +33,37 @@ class ClippingGroup:
 
 
 @dataclass(frozen=True)
+class ClippingWatchSettings:
+    """Who is being clipped: shares and lengths of gradients by group, over each epoch.
+
+    Attributes:
+        mode: null: nothing is counted. `marked`: bare counts of training examples, for your eyes
+            only; they are marked as not covered by epsilon wherever they appear. `released`:
+            noisy counts that the privacy budget pays for, and that may be published.
+        attribute: The group attribute that is watched; required with a mode.
+        share: With `released`, share of the privacy budget that the counts take.
+    """
+
+    mode: Optional[Literal["marked", "released"]] = None
+    attribute: Optional[str] = None
+    share: float = 0.01
+
+    def __post_init__(self) -> None:
+        require(
+            (self.mode is None) == (self.attribute is None),
+            f"{_KEY}.watch.attribute",
+            self.attribute,
+            f"a group attribute where, and only where, {_KEY}.watch.mode is marked or released",
+        )
+        require(
+            0 < self.share <= 0.5,
+            f"{_KEY}.watch.share",
+            self.share,
+            "a share in (0, 0.5]",
+        )
+
+
+@dataclass(frozen=True)
 class ClippingSettings:
     """How every example's gradient is bounded by `privacy.clipping_norm`.
 
@@ -51,6 +82,7 @@ class ClippingSettings:
         learning_rate: For both: bound or threshold moves by at most exp(learning_rate) a step.
         count_share: For both: share of the privacy budget for finding bound or threshold; null
             takes what Andrew et al. recommend (noise of batch_size / 20 on the count), at most 0.1.
+        watch: Whether to count who is being clipped.
     """
 
     method: Literal["flat", "per_layer", "groups", "automatic", "adaptive", "global_adapt"] = "flat"
@@ -60,6 +92,7 @@ class ClippingSettings:
     target_quantile: Optional[float] = None
     learning_rate: float = 0.2
     count_share: Optional[float] = None
+    watch: ClippingWatchSettings = field(default_factory=ClippingWatchSettings)
 
     def __post_init__(self) -> None:
         wants_groups = self.method == "groups"

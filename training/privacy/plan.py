@@ -30,6 +30,7 @@ from training.privacy.clip_methods import (
     build_clip_method,
 )
 from training.privacy.clip_methods.base import LEAST_BOUND
+from training.privacy.clip_watch import ClipWatch
 from training.privacy.events import Neighbours, event_of, proven
 from training.privacy.mechanisms import (
     MECHANISMS,
@@ -80,6 +81,7 @@ class PrivacyPlan:
         rows_per_record: Rows of the batch that are one record, bounded together: 1 where every
             example is protected by itself, k where a person's (up to k) examples are, and
             `sampling` draws people.
+        watch: Counts of who is clipped that are released beside each sum; none for none.
     """
 
     sampling: Sampling
@@ -90,6 +92,7 @@ class PrivacyPlan:
     accountant: str = "pld"
     neighbours: Neighbours | None = None
     rows_per_record: int = 1
+    watch: ClipWatch | None = None
 
     def __post_init__(self) -> None:
         require(
@@ -119,6 +122,14 @@ class PrivacyPlan:
             "a bound that stays, with noise that steps share (privacy.mechanism.method: "
             f"{self.mechanism.method}); an adaptive one goes with gaussian",
         )
+        if self.watch is not None:
+            require(
+                self.watch.share is not None and isinstance(self.mechanism, GaussianMechanism),
+                "privacy.clipping.watch.mode",
+                "released",
+                "marked, or null, with noise that steps share (privacy.mechanism.method: "
+                f"{self.mechanism.method}): counts are released with gaussian noise of their own",
+            )
         if self.neighbours is None:
             object.__setattr__(self, "neighbours", proven(self.sampling, self.mechanism)[0])
         # A combination without a proof is refused here.
@@ -160,6 +171,7 @@ class PrivacyPlan:
         batch_size: int,
         steps: int,
         shares: Sequence[float] | None = None,
+        watch: ClipWatch | None = None,
     ) -> PrivacyPlan:
         """Builds the plan; calibrates the noise where the settings name an epsilon.
 
@@ -169,6 +181,7 @@ class PrivacyPlan:
             batch_size: Expected examples a step; public.
             steps: Releases planned.
             shares: Of groups that are to be drawn alike, each one's public share.
+            watch: Who is clipped; only what is to be released becomes part of the plan.
 
         Raises:
             SettingError: If a value is impossible or the guarantee cannot be met.
@@ -185,6 +198,7 @@ class PrivacyPlan:
             delta=delta,
             accountant=settings.accountant,
             neighbours=settings.neighbours,
+            watch=None if watch is None or watch.share is None else watch,
         )
         if settings.epsilon is None or settings.noise_multiplier is not None:
             return plan
@@ -226,7 +240,14 @@ class PrivacyPlan:
     @property
     def noise_stddev(self) -> float:
         """Standard deviation of the noise on each coordinate of the (first) clipped sum."""
-        return self.clipping.noise_stddev(self.noise_multiplier, self.batch_size)
+        return self.clipping.noise_stddev(self._sum_noise_multiplier, self.batch_size)
+
+    @property
+    def _sum_noise_multiplier(self) -> float:
+        """What the counts of who is clipped leave for the clipping method to divide."""
+        if self.watch is None:
+            return self.noise_multiplier
+        return self.watch.sum_noise_multiplier(self.noise_multiplier)
 
     def event(self, releases: int) -> dp_accounting.DpEvent:
         """What `releases` steps cost, as the accountants understand it."""
@@ -257,7 +278,7 @@ class PrivacyPlan:
 
     def query(self) -> Any:
         """TF-Privacy's query that makes a release of the clipped sums."""
-        return self.clipping.query(self.noise_multiplier, self.batch_size)
+        return self.clipping.query(self._sum_noise_multiplier, self.batch_size)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for the ledger's header."""
@@ -270,6 +291,8 @@ class PrivacyPlan:
             "accountant": self.accountant,
             "neighbours": self.neighbours,
             "rows_per_record": self.rows_per_record,
+            # Left out where there is none: ledgers of before go on.
+            **({} if self.watch is None else {"watch": asdict(self.watch)}),
         }
 
     @classmethod
@@ -285,6 +308,7 @@ class PrivacyPlan:
                 "sampling": _of_part(SAMPLINGS, document["sampling"]),
                 "clipping": _of_part(CLIP_METHODS, document["clipping"]),
                 "mechanism": _of_part(MECHANISMS, document["mechanism"]),
+                "watch": None if "watch" not in document else ClipWatch(**document["watch"]),
             }
         )
 
@@ -302,7 +326,7 @@ class PrivacyPlan:
             f"The trained weights are ({self.epsilon(releases):.4g}, {self.delta:.3g})-"
             f"differentially private with respect to {hidden}. "
             f"{releases} releases; {self.sampling.describe()}; {self.clipping.describe()}; "
-            f"{self.mechanism.describe(self.noise_stddev)}. Accounted with "
+            f"{self.mechanism.describe(self.noise_stddev)}{self._watched}. Accounted with "
             f"{self.accountant.upper()} (dp_accounting). Assumed public: which records form the "
             "training split and their number, the recipe, and the label and group names. Not "
             "covered: choices made by looking at the training data before this run (features, "
@@ -324,6 +348,10 @@ class PrivacyPlan:
                 "publish."
             )
         return text
+
+    @property
+    def _watched(self) -> str:
+        return "" if self.watch is None else f"; {self.watch.describe(self.noise_multiplier)}"
 
     @property
     def _not_covered(self) -> str:

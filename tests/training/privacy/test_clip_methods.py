@@ -138,18 +138,26 @@ def test_clipped_sum_is_that_of_the_naive_loop(name: str, case: Any) -> None:
     batch = {"inputs": inputs, "labels": labels, "mask": mask}
     batch = {key: tf.constant(value) for key, value in batch.items()}
     make, naive = METHODS[name]
-    for bound in (whole.min() / 2, float(np.median(whole)), 2 * whole.max()):
-        expected = [np.zeros_like(g) for g in gradients[0]]
+    uncut = {"global_adapt": 1 / 1.5}.get(name, 1.0)  # the factor of who is not cut
+    for bound in (whole.min() / 2, 1.01 * float(np.median(whole)), 2 * whole.max()):
+        expected, cut = [np.zeros_like(g) for g in gradients[0]], []
         for example, of_variables, real in zip(gradients, norms, mask, strict=True):
             factors = naive(of_variables, paths, bound, first)
             length = np.sqrt(sum((f * n) ** 2 for f, n in zip(factors, of_variables, strict=True)))
             assert length <= bound * (1 + 1e-12)
+            whole_norm = np.linalg.norm(of_variables)
+            # Automatic clipping cuts nobody; there it says who is longer than the bound.
+            cut.append(whole_norm > bound if name == "automatic" else factors.min() < uncut)
             for total, gradient, factor in zip(expected, example, factors, strict=True):
                 total += real * factor * gradient
         found = clipped_gradient_sum(model, cross_entropy, batch, make(bound, first), sites)
         assert relative_error(found.gradients, expected) <= 1e-5
         np.testing.assert_allclose(found.norms[mask], whole[mask], rtol=1e-5)
         assert np.array_equal(found.used, mask)
+        assert np.array_equal(found.relative_norms[mask] > 1, np.array(cut)[mask])
+        if name not in ("per_layer", "groups"):
+            relative = uncut * whole / bound
+            np.testing.assert_allclose(found.relative_norms[mask], relative[mask], rtol=1e-5)
 
 
 def test_automatic_clipping_leaves_a_zero_gradient_at_zero() -> None:

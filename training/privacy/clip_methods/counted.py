@@ -66,6 +66,9 @@ class CountedQuantile(ABC):
     def grouping(self, paths: Sequence[str]) -> Grouping:
         return one_group(paths)
 
+    def limits(self, bounds: tf.Tensor) -> tf.Tensor:
+        return bounds
+
     def share(self, noise_multiplier: float, batch_size: int) -> float:
         """Share of the budget that the count takes."""
         if self.count_share is not None:

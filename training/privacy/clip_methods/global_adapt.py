@@ -64,8 +64,11 @@ class GlobalAdaptClipping(CountedQuantile):
         return replace(self, threshold=value)
 
     def factors(self, norms: tf.Tensor, bounds: tf.Tensor) -> tf.Tensor:
+        return bounds / tf.maximum(norms, self.limits(bounds))
+
+    def limits(self, bounds: tf.Tensor) -> tf.Tensor:
         threshold = tf.maximum(tf.cast(self.threshold, tf.float32), LEAST_BOUND)
-        return bounds / tf.maximum(norms, threshold)
+        return threshold * tf.ones_like(bounds)
 
     def query(self, noise_multiplier: float, batch_size: int) -> ReplayableThresholdQuery:
         return ReplayableThresholdQuery(

@@ -101,6 +101,11 @@ def require_planned_size(plan: PrivacyPlan, num_examples: int) -> None:
             "belong to whom is not said here. Train by a recipe, or make a plan with "
             "rows_per_record=1."
         )
+    if plan.watch is not None:
+        raise UserError(
+            f"the plan releases who is clipped by {plan.watch.attribute}, and who belongs to which "
+            "group is not said here. Train by a recipe, or make a plan with watch=None."
+        )
     if num_examples != plan.num_examples:
         raise UserError(
             f"the plan is for {plan.num_examples} training examples, and there are {num_examples}: "
