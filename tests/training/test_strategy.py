@@ -101,6 +101,10 @@ def test_one_example_moves_the_sum_over_replicas_by_no_more_than_the_bound(diffe
     assert max(moved.values()) > 0.99  # and one of them takes it up
 
 
+def test_replicas_count_who_is_clipped_once(differences):
+    assert differences["watched"] < 1e-4  # noise of 5 is on the counts of one of the two
+
+
 def test_one_cpu_is_one_device():
     assert resolve_strategy("auto") is tf.distribute.get_strategy()
     assert resolve_strategy("one_device").num_replicas_in_sync == 1

@@ -195,19 +195,18 @@ class CountKeeper:
             self._query = ReplayableGaussianSumQuery(1.0, watch.count_stddev(noise_multiplier))
         with strategy.scope():
             # Of the epoch and of the run; the variances are those of the noise in each.
-            self._totals = _same_on_all((2, *watch.shape))
-            self._variances = _same_on_all((2,))
+            self._totals = [_same_on_all(watch.shape) for _ in range(2)]
+            self._variances = [_same_on_all(()) for _ in range(2)]
 
     @property
     def state(self) -> list[tf.Variable]:
         """What a checkpoint keeps; bare counts of training examples go into none."""
-        return [] if self._query is None else [self._totals, self._variances]
+        return [] if self._query is None else [*self._totals, *self._variances]
 
     def begin_epoch(self) -> None:
         """Starts the epoch's counts afresh."""
-        for variable in (self._totals, self._variances):
-            value = tf.convert_to_tensor(variable)
-            variable.assign(tf.stack([tf.zeros_like(value[0]), value[1]]))
+        for variable, _ in (self._totals, self._variances):
+            variable.assign(tf.zeros(variable.shape))
 
     def add(self, counts: tf.Tensor, seeds: tf.Tensor, coefficients: tf.Tensor) -> None:
         """Adds a step's counts, noised first unless they are bare.
@@ -221,14 +220,20 @@ class CountKeeper:
             state = self._query.seeded_global_state(seeds, coefficients)
             (counts,), _, _ = self._query.get_noised_result([counts], state)
             variance = tf.reduce_sum(tf.square(state.stddev * coefficients))
-            self._variances.assign_add(tf.stack([variance, variance]))
-        self._totals.assign_add(tf.stack([counts, counts]))
+            for variable in self._variances:
+                variable.assign_add(variance)
+        for variable in self._totals:
+            variable.assign_add(counts)
 
     def read(self) -> WatchedCounts:
         """What was counted so far."""
-        epoch, run = tf.convert_to_tensor(self._totals).numpy().astype(np.float64)
-        noise = np.sqrt(tf.convert_to_tensor(self._variances).numpy())
-        return WatchedCounts(self.watch, epoch, run, float(noise[0]), float(noise[1]))
+        epoch, run = (_value(variable) for variable in self._totals)
+        epoch_noise, run_noise = (float(np.sqrt(_value(v))) for v in self._variances)
+        return WatchedCounts(self.watch, epoch, run, epoch_noise, run_noise)
+
+
+def _value(variable: tf.Variable) -> np.ndarray:
+    return tf.convert_to_tensor(variable).numpy().astype(np.float64)
 
 
 def _same_on_all(shape: tuple[int, ...]) -> tf.Variable:

@@ -231,7 +231,7 @@ def test_bare_counts_change_nothing_of_training_and_stay_out_of_checkpoints():
 
 def test_released_counts_take_part_in_checkpoints():
     _, step = make_step(plan_with(PAID, METHODS["adaptive"]))
-    assert [tuple(v.shape) for v in step.state] == [(), (2, 3, 16), (2,)]
+    assert [tuple(v.shape) for v in step.state] == [(), (3, 16), (3, 16), (), ()]
 
 
 def test_noise_on_weights_shares_no_stream_with_noise_on_counts():
