@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 import data
@@ -25,7 +26,7 @@ from models import BuiltModel
 from training.batching import Batching, Sampler, ShuffledSampler
 from training.calibration import resolved
 from training.checkpoints import Checkpoints
-from training.fairness import BalancedSampler, Mitigation
+from training.fairness import AllVersions, BalancedSampler, Mitigation, RandomVersions
 from training.feeding import ReplicaFeed
 from training.frozen_features import fits_in_memory, through_prefix
 from training.loop import Length, Loop
@@ -128,6 +129,8 @@ class Session:
         randomness: Root of all random choices.
         train: Training examples as the trained part takes them.
         validation: Validation examples, likewise.
+        versions: int64 (examples, versions), rows of `train` that are versions of each training
+            example; None where each has one row, its own.
     """
 
     recipe: Recipe
@@ -140,6 +143,7 @@ class Session:
     randomness: Randomness
     train: PreparedSplit
     validation: PreparedSplit
+    versions: np.ndarray | None = None
 
     @property
     def strategy(self) -> tf.distribute.Strategy:
@@ -162,11 +166,11 @@ class Session:
         size = physical_size(
             settings,
             private=self.plan is not None,
-            examples=len(self.train),
+            examples=len(self.dataset.train),
             replicas=replicas,
             capacity=None if self.plan is None else self.plan.sampling.capacity,
         )
-        batching = Batching(self._sampler(), size, replicas)
+        batching = self._batching(size, replicas)
         optimizer, step = self._step(
             accumulates=self.plan is not None or size < settings.batch_size
         )
@@ -194,15 +198,23 @@ class Session:
             workers=self.workers,
         )
 
+    def _batching(self, size: int, replicas: int) -> Batching:
+        sampler = self._sampler()
+        if self.versions is None:
+            return Batching(sampler, size, replicas)
+        if self.mitigation.together:
+            return AllVersions(sampler, size, replicas, table=self.versions)
+        return Batching(RandomVersions(sampler, self.versions, self.randomness), size, replicas)
+
     def _sampler(self) -> Sampler:
-        balance = self.mitigation.balance
-        cells = None if balance is None else balance.cells_of(self.train.groups, self.train.labels)
+        balance, people = self.mitigation.balance, self.dataset.train
+        cells = None if balance is None else balance.cells_of(people.groups, people.labels)
         if self.plan is not None:
             return self.plan.sampler(self.randomness, cells)
         size = self.recipe.training.batch_size
         if cells is not None:
             return BalancedSampler(cells, size, self.randomness)
-        return ShuffledSampler(len(self.train), size, self.randomness)
+        return ShuffledSampler(len(people), size, self.randomness)
 
     def _release_identity(self, size: int, replicas: int) -> str:
         """Two releases of one step are the same only if all of this is the same."""
@@ -317,6 +329,8 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
     keras.config.set_dtype_policy(recipe.training.precision)
     dataset = data.load(recipe.data)
     mitigation = Mitigation.of(recipe.fairness, dataset, recipe.evaluation.positive_label)
+    if mitigation.swaps is not None:
+        dataset = data.naming_lists(dataset, mitigation.swaps)
     recipe = resolved(
         recipe,
         len(dataset.train),
@@ -340,6 +354,7 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
             steps=length.steps,
             shares=mitigation.shares,
             watch=ClipWatch.of(recipe.privacy.clipping.watch, dataset.info.groups),
+            versions=mitigation.rows_per_record,
         )
         use_whole_float32()
         if plan.needs_one_root:
@@ -347,7 +362,10 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
             tf.config.experimental.enable_op_determinism()
     with strategy.scope():
         built = build_model(recipe, dataset)
-    train = data.prepare(dataset.train, built.preprocess)
+    people, versions = dataset.train, None
+    if mitigation.swaps is not None:
+        people, versions = data.with_versions(people, mitigation.swaps)
+    train = data.prepare(people, built.preprocess)
     validation = data.prepare(dataset.validation, built.preprocess)
     if plan is not None:
         _look_over(recipe, dataset, built, validation if len(validation) else train)
@@ -369,4 +387,5 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
         randomness=randomness,
         train=train,
         validation=validation,
+        versions=versions,
     )

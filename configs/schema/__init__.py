@@ -9,7 +9,7 @@ from configs.schema.data import DataSettings, ImageFolderSettings, TableSettings
 from configs.schema.decision import AbstainSettings, DecisionSettings, ThresholdSettings
 from configs.schema.errors import SettingError, UserError, require
 from configs.schema.evaluation import EvaluationSettings
-from configs.schema.fairness import FairnessSettings, PenaltySettings
+from configs.schema.fairness import FairnessSettings, PenaltySettings, SwapSettings
 from configs.schema.mechanism import MechanismSettings
 from configs.schema.model import (
     BertSettings,
@@ -45,6 +45,7 @@ __all__ = [
     "ResNet50Settings",
     "SamplingSettings",
     "SettingError",
+    "SwapSettings",
     "TableSettings",
     "TfdsSettings",
     "ThresholdSettings",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import inf
-from typing import Literal, Optional
+from typing import Any, Literal, Optional
 
 from configs.schema.errors import require
+from configs.schema.word_lists import require_word_lists
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,27 @@ class PenaltySettings:
 
 
 @dataclass(frozen=True)
+class SwapSettings:
+    """Counterfactual augmentation of text: training examples with identity terms exchanged.
+
+    Attributes:
+        word_lists: Name -> interchangeable terms, as `evaluation.counterfactual.word_lists` has
+            them: the path of a CSV file, or rows of which the first is the header. An example has
+            one version more for each column but the first of each list, every term exchanged
+            for that of so many columns on; none for no augmentation.
+        mode: `random`: each time an example is drawn, one of its versions, all alike likely.
+            `together`: all of them, averaged into one gradient, which costs as many times the
+            work. With privacy both cost the same epsilon as no augmentation.
+    """
+
+    word_lists: dict[str, Any] = field(default_factory=dict)
+    mode: Literal["random", "together"] = "random"
+
+    def __post_init__(self) -> None:
+        require_word_lists("fairness.swaps.word_lists", self.word_lists)
+
+
+@dataclass(frozen=True)
 class FairnessSettings:
     """How training is changed so that groups fare alike; `docs/mitigation.md` compares the ways.
 
@@ -50,6 +72,7 @@ class FairnessSettings:
             `balanced_sampling`. Shares count, not sizes.
         penalty: Unfairness added to the loss. It compares examples of a batch, which have no
             gradient of their own then: not with privacy.
+        swaps: Versions of training texts with identity terms exchanged.
         focal_gamma: Focal loss: examples that are right already count (1 - p)^gamma; 0 for none.
         label_smoothing: Share of a label's mass spread over all labels, in [0, 1).
     """
@@ -59,6 +82,7 @@ class FairnessSettings:
     balanced_sampling: Optional[Literal["group", "group_and_label"]] = None
     public_counts: Optional[dict[str, dict[str, float]]] = None
     penalty: PenaltySettings = field(default_factory=PenaltySettings)
+    swaps: SwapSettings = field(default_factory=SwapSettings)
     focal_gamma: float = 0.0
     label_smoothing: float = 0.0
 

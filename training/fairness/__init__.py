@@ -13,5 +13,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "mitigation": ["Mitigation"],
         "penalties": ["Penalty"],
         "reweighing": ["GroupWeights"],
+        "versions": ["AllVersions", "RandomVersions"],
     },
 )

@@ -81,6 +81,8 @@ class PrivacyPlan:
         rows_per_record: Rows of the batch that are one record, bounded together: 1 where every
             example is protected by itself, k where a person's (up to k) examples are, and
             `sampling` draws people.
+        augmented: Whether a record's rows are versions of one example, made from it alone, rather
+            than a person's examples.
         watch: Counts of who is clipped that are released beside each sum; none for none.
     """
 
@@ -93,6 +95,7 @@ class PrivacyPlan:
     neighbours: Neighbours | None = None
     rows_per_record: int = 1
     watch: ClipWatch | None = None
+    augmented: bool = False
 
     def __post_init__(self) -> None:
         require(
@@ -172,6 +175,7 @@ class PrivacyPlan:
         steps: int,
         shares: Sequence[float] | None = None,
         watch: ClipWatch | None = None,
+        versions: int = 1,
     ) -> PrivacyPlan:
         """Builds the plan; calibrates the noise where the settings name an epsilon.
 
@@ -182,6 +186,7 @@ class PrivacyPlan:
             steps: Releases planned.
             shares: Of groups that are to be drawn alike, each one's public share.
             watch: Who is clipped; only what is to be released becomes part of the plan.
+            versions: Rows that one example takes, versions of it that are bounded together.
 
         Raises:
             SettingError: If a value is impossible or the guarantee cannot be met.
@@ -199,6 +204,8 @@ class PrivacyPlan:
             accountant=settings.accountant,
             neighbours=settings.neighbours,
             watch=None if watch is None or watch.share is None else watch,
+            rows_per_record=versions,
+            augmented=versions > 1,
         )
         if settings.epsilon is None or settings.noise_multiplier is not None:
             return plan
@@ -293,6 +300,7 @@ class PrivacyPlan:
             "rows_per_record": self.rows_per_record,
             # Left out where there is none: ledgers of before go on.
             **({} if self.watch is None else {"watch": asdict(self.watch)}),
+            **({"augmented": True} if self.augmented else {}),
         }
 
     @classmethod
@@ -320,13 +328,14 @@ class PrivacyPlan:
 
     def statement(self, releases: int, *, reproducible: bool) -> str:
         """The guarantee in words, with every assumption it rests on."""
-        record = _RECORD if self.rows_per_record == 1 else _PERSON
+        record = _PERSON if self._protects_people else _RECORD
         hidden = _HIDDEN[str(self.neighbours)].format(record=record)
         text = (
             f"The trained weights are ({self.epsilon(releases):.4g}, {self.delta:.3g})-"
             f"differentially private with respect to {hidden}. "
             f"{releases} releases; {self.sampling.describe()}; {self.clipping.describe()}; "
-            f"{self.mechanism.describe(self.noise_stddev)}{self._watched}. Accounted with "
+            f"{self.mechanism.describe(self.noise_stddev)}{self._watched}{self._versions}. "
+            "Accounted with "
             f"{self.accountant.upper()} (dp_accounting). Assumed public: which records form the "
             "training split and their number, the recipe, and the label and group names. Not "
             "covered: choices made by looking at the training data before this run (features, "
@@ -354,8 +363,18 @@ class PrivacyPlan:
         return "" if self.watch is None else f"; {self.watch.describe(self.noise_multiplier)}"
 
     @property
+    def _versions(self) -> str:
+        if not self.augmented:
+            return ""
+        return f"; each example bounded together with all of its {self.rows_per_record} versions"
+
+    @property
+    def _protects_people(self) -> bool:
+        return self.rows_per_record > 1 and not self.augmented
+
+    @property
     def _not_covered(self) -> str:
-        if self.rows_per_record == 1:
+        if not self._protects_people:
             return "people who appear in more than one example"
         return "people who appear under more than one user name"
 
