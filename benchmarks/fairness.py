@@ -102,6 +102,7 @@ class Encoded:
         from data import batches_in_order
         from evaluation import answer_raw, evaluate, measure_counterfactuals, predict_batches
         from training.fairness import Mitigation
+        from training.privacy.clip_watch import ClipWatch
         from training.privacy.ledger import Ledger
         from training.privacy.plan import PrivacyPlan
         from training.randomness import Randomness
@@ -120,6 +121,7 @@ class Encoded:
                 steps=length.steps,
                 shares=mitigation.shares,
                 versions=mitigation.rows_per_record,
+                watch=ClipWatch.of(recipe.privacy.clipping.watch, self.session.dataset.info.groups),
             )
         train, table = self.splits["train"], None
         if mitigation.swaps is not None:

@@ -83,16 +83,16 @@ def make_batch(rows: int = 12, seed: int = 1) -> dict[str, Any]:
     }
 
 
-def make_step(plan: PrivacyPlan, watch: ClipWatch | None = None, accumulates: bool = False) -> Any:
+def make_step(plan: PrivacyPlan, watch: ClipWatch | None = None, **further: Any) -> Any:
     model = make_model()
     step = PrivateStep(
         model,
         label_loss(["a", "b", "c"]),
         keras.optimizers.SGD(0.1),
         tf.distribute.get_strategy(),
-        accumulates=accumulates,
         plan=plan,
         watch=watch,
+        **{"accumulates": False, **further},
     )
     return model, step
 
@@ -227,6 +227,16 @@ def test_bare_counts_change_nothing_of_training_and_stay_out_of_checkpoints():
     assert not counted.is_covered
     assert counted.epoch_stddev == 0
     assert counted.run.sum() == 30  # ten real rows of each step
+
+
+def test_step_compiled_with_xla_counts_the_same():
+    found = []
+    for compiled in (False, True):
+        _, step = make_step(plan_with(None), BARE, jit_compile=compiled)
+        step.finish(make_batch(), step.draws(0, SEEDS), accumulated=False)
+        found.append(step.watched().run)
+    np.testing.assert_array_equal(*found)
+    assert found[0].sum() == 10
 
 
 def test_released_counts_take_part_in_checkpoints():
