@@ -50,6 +50,18 @@ if TYPE_CHECKING:
     from data.contracts import Batch, DatasetInfo
 
 _RESAMPLES_BETWEEN_EPOCHS = 200
+# What a private loop releases beside the weights: name in its logs -> tag, description.
+_RELEASED = {
+    "clipping_norm": (
+        "4 privacy/clipping norm",
+        "The bound in use on every example's gradient, found from noisy counts that ε pays for.",
+    ),
+    "clipping_threshold": (
+        "4 privacy/clipping threshold",
+        "Gradients up to this norm are scaled alike, longer ones cut; found from noisy counts that "
+        "ε pays for.",
+    ),
+}
 
 
 class FairnessCallback(keras.callbacks.Callback):
@@ -262,13 +274,9 @@ def _write_training_scalars(logs: Mapping[str, Any]) -> None:
         if name == "learning_rate":
             tf.summary.scalar("5 training/learning rate", float(value))
             continue
-        if name == "clipping_norm":
-            tf.summary.scalar(
-                "4 privacy/clipping norm",
-                float(value),
-                description="The bound in use on the gradient of every example (of every user, "
-                "where users are protected), found from noisy counts that ε pays for.",
-            )
+        if name in _RELEASED:
+            tag, description = _RELEASED[name]
+            tf.summary.scalar(tag, float(value), description=description)
             continue
         tf.summary.scalar(
             f"5 training/{marked(name)}",

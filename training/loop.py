@@ -168,6 +168,7 @@ class Loop:
         epoch, within = divmod(done, self.length.steps_per_epoch)
         if within == 0:
             self._totals = defaultdict(float)
+            self.step.begin_epoch()
         callbacks.on_epoch_begin(epoch)
         first = epoch * self.length.steps_per_epoch
         last = min(first + self.length.steps_per_epoch, self.length.steps)

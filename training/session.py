@@ -7,23 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 import data
 import models
-from configs.schema import Recipe, SettingError, TrainingSettings, UserError
+from configs.schema import Recipe, UserError
 from data import Dataset, PreparedSplit
 from models import BuiltModel
-from training.batching import Batching, ShuffledSampler
 from training.calibration import resolved
 from training.checkpoints import Checkpoints
+from training.drawing import batching_of, run_length
 from training.fairness import Mitigation
 from training.feeding import ReplicaFeed
 from training.frozen_features import fits_in_memory, through_prefix
@@ -32,6 +32,7 @@ from training.losses import recipe_loss
 from training.objective import Terms
 from training.one_root import OneRoot, kept_root
 from training.optimizers import build_optimizer
+from training.privacy.clip_watch import ClipWatch
 from training.privacy.half_precision import use_whole_float32
 from training.privacy.inspection import probe, problems_of
 from training.privacy.ledger import Ledger
@@ -41,7 +42,7 @@ from training.randomness import Randomness
 from training.run_directory import RunDirectory
 from training.steps import PlainStep, PrivateStep, TrainingStep
 from training.strategy import resolve_strategy
-from training.unit_of_privacy import records_of, users_of
+from training.unit_of_privacy import records_of
 from training.workers import Workers
 
 # Enough to see whether one example's output depends on another's.
@@ -56,52 +57,6 @@ _HOW_IT_IS_RUN = (
 )
 # The same of `data`: the batches are the same wherever the examples lie meanwhile.
 _WHERE_IT_LIES = ("cache", "store")
-
-
-def run_length(settings: TrainingSettings, num_examples: int, unit: str = "example") -> Length:
-    """Steps of a run over `num_examples` training examples, or users where `unit` is that.
-
-    Raises:
-        SettingError: If the recipe names no length, or a batch larger than the data.
-    """
-    if settings.batch_size > num_examples:
-        raise SettingError(
-            "training.batch_size",
-            settings.batch_size,
-            f"at most the {num_examples} training {unit}s",
-        )
-    per_epoch = math.ceil(num_examples / settings.batch_size)
-    if settings.steps is not None:
-        return Length(settings.steps, min(per_epoch, settings.steps))
-    if settings.epochs is None:
-        raise SettingError("training.epochs", None, "training.epochs or training.steps to be set")
-    return Length(max(1, round(settings.epochs * per_epoch)), per_epoch)
-
-
-def physical_size(
-    settings: TrainingSettings,
-    *,
-    private: bool,
-    examples: int,
-    replicas: int,
-    capacity: int | None = None,
-    rows: int = 1,
-) -> int:
-    """Rows of a physical batch over all replicas, a multiple of `replicas` times `rows`.
-
-    `capacity`: the most examples that a step can have, where sampling bounds them. With several
-    `rows` a user, examples and capacity count users.
-    """
-    size = settings.physical_batch_size
-    if size is not None:
-        size = -(-size // rows)
-    else:
-        size = capacity or settings.batch_size
-        if private and capacity is None:
-            # Two standard deviations of room: 98 % of Poisson draws fit one physical batch.
-            size = min(examples, size + 2 * math.isqrt(size) + 1)
-            size = min(examples, -(-size // 8) * 8)
-    return -(-min(size, max(examples, 1)) // replicas) * replicas * rows
 
 
 @dataclass(frozen=True)
@@ -134,6 +89,8 @@ class Session:
         randomness: Root of all random choices.
         train: Training examples as the trained part takes them.
         validation: Validation examples, likewise.
+        versions: int64 (examples, versions), rows of `train` that are versions of each training
+            example; None where each has one row, its own.
     """
 
     recipe: Recipe
@@ -146,6 +103,7 @@ class Session:
     randomness: Randomness
     train: PreparedSplit
     validation: PreparedSplit
+    versions: np.ndarray | None = None
 
     @property
     def strategy(self) -> tf.distribute.Strategy:
@@ -165,7 +123,15 @@ class Session:
         """
         settings = self.recipe.training
         replicas = self.strategy.num_replicas_in_sync
-        batching = self._batching(replicas)
+        batching = batching_of(
+            self.recipe,
+            self.plan,
+            self.dataset,
+            self.mitigation,
+            self.randomness,
+            replicas,
+            self.versions,
+        )
         size = batching.size
         optimizer, step = self._step(
             accumulates=self.plan is not None or size < settings.batch_size
@@ -193,25 +159,6 @@ class Session:
             verbose=verbose if self.workers.is_chief else 0,
             workers=self.workers,
         )
-
-    def _batching(self, replicas: int) -> Batching:
-        settings, plan, examples = self.recipe.training, self.plan, len(self.train)
-        if plan is None:
-            size = physical_size(settings, private=False, examples=examples, replicas=replicas)
-            return Batching(
-                ShuffledSampler(examples, settings.batch_size, self.randomness), size, replicas
-            )
-        size = physical_size(
-            settings,
-            private=True,
-            examples=plan.num_examples,
-            replicas=replicas,
-            capacity=plan.sampling.capacity,
-            rows=plan.rows_per_record,
-        )
-        users = users_of(self.recipe, self.dataset)
-        sampler = plan.sampler(self.randomness, users)
-        return Batching(sampler, size, replicas, plan.rows_per_record)
 
     def _release_identity(self, size: int, replicas: int) -> str:
         """Two releases of one step are the same only if all of this is the same."""
@@ -252,7 +199,11 @@ class Session:
         budget = self.recipe.privacy.memory_budget
         memory_bytes = None if budget is None else 1e9 * budget
         return optimizer, PrivateStep(
-            *arguments, plan=self.plan, memory_bytes=memory_bytes, **common
+            *arguments,
+            plan=self.plan,
+            memory_bytes=memory_bytes,
+            watch=ClipWatch.of(self.recipe.privacy.clipping.watch, self.dataset.info.groups),
+            **common,
         )
 
 
@@ -327,11 +278,16 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
     keras.config.set_dtype_policy(recipe.training.precision)
     dataset = data.load(recipe.data)
     records, unit = records_of(recipe, dataset)
+    mitigation = Mitigation.of(recipe.fairness, dataset, recipe.evaluation.positive_label)
+    if mitigation.swaps is not None:
+        dataset = data.naming_lists(dataset, mitigation.swaps)
     recipe = resolved(
-        recipe, records, lambda settings, count: run_length(settings, count, unit).steps
+        recipe,
+        records,
+        lambda settings, count: run_length(settings, count, unit).steps,
+        mitigation.shares,
     )
     settings = recipe.training
-    mitigation = Mitigation.of(recipe.fairness, dataset, recipe.evaluation.positive_label)
     randomness = _shared_randomness(recipe, dataset, workers, run)
     files = sorted(dataset.info.provenance.sha256.items())
     workers.require_same(
@@ -346,6 +302,9 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
             num_examples=records,
             batch_size=settings.batch_size,
             steps=length.steps,
+            shares=mitigation.shares,
+            watch=ClipWatch.of(recipe.privacy.clipping.watch, dataset.info.groups),
+            versions=mitigation.rows_per_record,
         )
         use_whole_float32()
         if plan.needs_one_root:
@@ -353,7 +312,10 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
             tf.config.experimental.enable_op_determinism()
     with strategy.scope():
         built = build_model(recipe, dataset)
-    train = data.prepare(dataset.train, built.preprocess, recipe.data.cache)
+    people, versions = dataset.train, None
+    if mitigation.swaps is not None:
+        people, versions = data.with_versions(people, mitigation.swaps)
+    train = data.prepare(people, built.preprocess, recipe.data.cache)
     validation = data.prepare(dataset.validation, built.preprocess, recipe.data.cache)
     if plan is not None:
         _look_over(recipe, dataset, built, validation if len(validation) else train)
@@ -374,4 +336,5 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
         randomness=randomness,
         train=train,
         validation=validation,
+        versions=versions,
     )

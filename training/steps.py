@@ -19,8 +19,9 @@ import tensorflow as tf
 from training.fairness import GroupWeights, Penalty
 from training.objective import OpacityModel, Terms, confidence
 from training.privacy.adaptive_query import half_counts
-from training.privacy.clip_methods import ClipMethod
+from training.privacy.clip_methods import CountedQuantile
 from training.privacy.clip_methods.base import LEAST_BOUND
+from training.privacy.clip_watch import ClipWatch, CountKeeper, WatchedCounts
 from training.privacy.clipping import ClippedSum, PerExampleLoss, clipped_gradient_sum
 from training.privacy.mechanisms import Draws
 from training.privacy.noise_memory import NoiseMemory
@@ -72,8 +73,10 @@ class TrainingStep(ABC):
 
     # Of mechanisms whose noise builds on earlier noise; none without such a mechanism.
     _memory: NoiseMemory | None = None
-    # Numbers that are summed over the logical batch beside the gradients.
-    _further_sums = 0
+    # Of a step that counts who is clipped.
+    _keeper: CountKeeper | None = None
+    # Shapes of what is summed over the logical batch beside the gradients.
+    _further_shapes: tuple[tuple[int, ...], ...] = ()
 
     def __init__(
         self,
@@ -98,7 +101,7 @@ class TrainingStep(ABC):
             self._accumulated = (
                 [
                     *(self._local_total(tuple(v.shape)) for v in self._variables),
-                    *(self._local_total(()) for _ in range(self._further_sums)),
+                    *(self._local_total(shape) for shape in self._further_shapes),
                 ]
                 if accumulates
                 else []
@@ -167,6 +170,15 @@ class TrainingStep(ABC):
     def released(self) -> dict[str, float]:
         """What the releases so far made known beside the weights; epsilon covers it."""
         return {}
+
+    def begin_epoch(self) -> None:
+        """To be called before the first step of an epoch."""
+        if self._keeper is not None:
+            self._keeper.begin_epoch()
+
+    def watched(self) -> WatchedCounts | None:
+        """Who was clipped so far; None where nobody counts."""
+        return None if self._keeper is None else self._keeper.read()
 
     def draws(self, step: int, randomness: Randomness) -> Draws:
         """What `finish` takes for the noise of `step`; a plain step ignores it."""
@@ -366,6 +378,7 @@ class PrivateStep(TrainingStep):
         plan: Sets clipping, noise and divisor.
         memory_bytes: Most that per-example gradients may hold at once, as in
             `training.privacy.norms.within_memory`.
+        watch: Who is clipped, bare, for the operator's eyes; what is released the plan names.
         further: As `TrainingStep`.
     """
 
@@ -374,13 +387,22 @@ class PrivateStep(TrainingStep):
         *arguments: Any,
         plan: PrivacyPlan,
         memory_bytes: float | None = None,
+        watch: ClipWatch | None = None,
         **further: Any,
     ):
         self._plan, self._query = plan, plan.query()
         self._memory_bytes = memory_bytes
         self._sites = find_sites(arguments[0])
-        self._bound = _bound(plan, arguments[3]) if plan.clipping.adapts else None
-        self._further_sums = int(plan.clipping.adapts)
+        self._adapting = plan.clipping if isinstance(plan.clipping, CountedQuantile) else None
+        self._bound = None if self._adapting is None else _bound(self._adapting, arguments[3])
+        watch = plan.watch or watch
+        if watch is not None:
+            self._keeper = CountKeeper(watch, plan.noise_multiplier, arguments[3])
+        # The counts of who is clipped come last.
+        self._further_shapes = (
+            *([] if self._adapting is None else [()]),
+            *([] if watch is None else [watch.shape]),
+        )
         super().__init__(*arguments, **further)
         if plan.mechanism.slots:
             self._memory = NoiseMemory(
@@ -393,22 +415,26 @@ class PrivateStep(TrainingStep):
 
     @property
     def state(self) -> list[tf.Variable]:
-        return [] if self._bound is None else [self._bound]
+        return [
+            *([] if self._bound is None else [self._bound]),
+            *([] if self._keeper is None else self._keeper.state),
+        ]
 
     def released(self) -> dict[str, float]:
-        return (
-            {}
-            if self._bound is None
-            else {"clipping_norm": float(tf.convert_to_tensor(self._bound))}
-        )
+        if self._adapting is None:
+            return {}
+        return {self._adapting.released_as: float(tf.convert_to_tensor(self._bound))}
 
     def draws(self, step: int, randomness: Randomness) -> Draws:
-        released = max(1, len(self._variables)) + self._further_sums
-        return self._plan.draws(step, randomness, released)
+        # Bare counts take no noise, so that watching leaves all noise as it was.
+        further = int(self._adapting is not None) + int(self._plan.watch is not None)
+        return self._plan.draws(step, randomness, max(1, len(self._variables)) + further)
 
     def _gradient_sum(self, batch: dict[str, Any]) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
         bound = None if self._bound is None else tf.convert_to_tensor(self._bound)
-        clipping: ClipMethod | tf.Tensor = self._plan.clipping if bound is None else bound
+        clipping: Any = self._plan.clipping
+        if self._adapting is not None:
+            clipping = self._adapting.in_use(bound)
         clipped = clipped_gradient_sum(
             self._model,
             self._loss_of(batch),
@@ -421,6 +447,10 @@ class PrivateStep(TrainingStep):
         sums = list(clipped.gradients)
         if bound is not None:
             sums.append(tf.reduce_sum(half_counts(clipped.norms, clipped.used, bound)))
+        if self._keeper is not None:
+            watch = self._keeper.watch
+            groups = batch["groups"][watch.attribute][:: self._plan.rows_per_record]
+            sums.append(watch.counts(groups, clipped.relative_norms, clipped.used))
         return sums, self._observe(batch, clipped)
 
     def _observe(self, batch: dict[str, Any], clipped: ClippedSum) -> dict[str, tf.Tensor]:
@@ -433,6 +463,11 @@ class PrivateStep(TrainingStep):
 
     def _release(self, sums: list[tf.Tensor], examples: tf.Tensor, noise: Noise) -> list[tf.Tensor]:
         seeds, coefficients, slot = noise
+        if self._keeper is not None:
+            *sums, counts = sums
+            self._keeper.add(counts, seeds[:, -1:], coefficients)
+        if self._plan.watch is not None:
+            seeds = seeds[:, :-1]
         if self._bound is not None:
             state = self._query.seeded_global_state(seeds, coefficients, self._bound)
         elif self._memory is None:
@@ -445,11 +480,11 @@ class PrivateStep(TrainingStep):
         return [total / self._plan.batch_size for total in noised]
 
 
-def _bound(plan: PrivacyPlan, strategy: tf.distribute.Strategy) -> tf.Variable:
-    """The clipping norm in use, where it moves."""
+def _bound(method: CountedQuantile, strategy: tf.distribute.Strategy) -> tf.Variable:
+    """The clipping norm (or threshold) in use, where it moves."""
     with strategy.scope():
         return tf.Variable(
-            plan.clipping_norm,
+            method.start,
             dtype=tf.float32,
             trainable=False,
             # All replicas compute the same from the same all-reduced count.

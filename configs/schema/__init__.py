@@ -4,12 +4,12 @@ Free of TensorFlow, so that `sterling --help` answers at once. Each room of the 
 own section and nothing else.
 """
 
-from configs.schema.clipping import ClippingGroup, ClippingSettings
+from configs.schema.clipping import ClippingGroup, ClippingSettings, ClippingWatchSettings
 from configs.schema.data import DataSettings, ImageFolderSettings, TableSettings, TfdsSettings
 from configs.schema.decision import AbstainSettings, DecisionSettings, ThresholdSettings
 from configs.schema.errors import SettingError, UserError, require
 from configs.schema.evaluation import EvaluationSettings
-from configs.schema.fairness import FairnessSettings, PenaltySettings
+from configs.schema.fairness import FairnessSettings, PenaltySettings, SwapSettings
 from configs.schema.mechanism import MechanismSettings
 from configs.schema.model import (
     BertSettings,
@@ -29,6 +29,7 @@ __all__ = [
     "BertSettings",
     "ClippingGroup",
     "ClippingSettings",
+    "ClippingWatchSettings",
     "CnnSettings",
     "DataSettings",
     "DecisionSettings",
@@ -46,6 +47,7 @@ __all__ = [
     "ResNet50Settings",
     "SamplingSettings",
     "SettingError",
+    "SwapSettings",
     "TableSettings",
     "TfdsSettings",
     "ThresholdSettings",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import inf
-from typing import Literal, Optional
+from typing import Any, Literal, Optional
 
 from configs.schema.errors import require
+from configs.schema.word_lists import require_word_lists
 
 
 @dataclass(frozen=True)
@@ -34,41 +35,78 @@ class PenaltySettings:
 
 
 @dataclass(frozen=True)
+class SwapSettings:
+    """Counterfactual augmentation of text: training examples with identity terms exchanged.
+
+    Attributes:
+        word_lists: Name -> interchangeable terms, as `evaluation.counterfactual.word_lists` has
+            them: the path of a CSV file, or rows of which the first is the header. An example has
+            one version more for each column but the first of each list, every term exchanged
+            for that of so many columns on; none for no augmentation.
+        mode: `random`: each time an example is drawn, one of its versions, all alike likely.
+            `together`: all of them, averaged into one gradient, which costs as many times the
+            work. With privacy both cost the same epsilon as no augmentation.
+    """
+
+    word_lists: dict[str, Any] = field(default_factory=dict)
+    mode: Literal["random", "together"] = "random"
+
+    def __post_init__(self) -> None:
+        require_word_lists("fairness.swaps.word_lists", self.word_lists)
+
+
+@dataclass(frozen=True)
 class FairnessSettings:
     """How training is changed so that groups fare alike; `docs/mitigation.md` compares the ways.
 
     Attributes:
-        attribute: Group attribute that everything here speaks of; required by `reweighing` and
-            `penalty`.
+        attribute: Group attribute that everything here speaks of; required by `reweighing`,
+            `balanced_sampling` and `penalty`.
         reweighing: Weigh every example by P(group) P(label) / P(group, label), after which group
             and label are independent (Kamiran & Calders 2012).
+        balanced_sampling: Draw batches in which every `group`, or every `group_and_label`, is
+            equally likely. With privacy it goes with `privacy.sampling.method: poisson`, whose
+            rates then differ by group, and epsilon is accounted at the largest.
         public_counts: Group -> label -> number of people, from a public source, in place of
-            counting the training examples; what a private run needs for `reweighing`.
+            counting the training examples; what a private run needs for `reweighing` and
+            `balanced_sampling`. Shares count, not sizes.
         penalty: Unfairness added to the loss. It compares examples of a batch, which have no
             gradient of their own then: not with privacy.
+        swaps: Versions of training texts with identity terms exchanged.
         focal_gamma: Focal loss: examples that are right already count (1 - p)^gamma; 0 for none.
         label_smoothing: Share of a label's mass spread over all labels, in [0, 1).
     """
 
     attribute: Optional[str] = None
     reweighing: bool = False
+    balanced_sampling: Optional[Literal["group", "group_and_label"]] = None
     public_counts: Optional[dict[str, dict[str, float]]] = None
     penalty: PenaltySettings = field(default_factory=PenaltySettings)
+    swaps: SwapSettings = field(default_factory=SwapSettings)
     focal_gamma: float = 0.0
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         require(
-            self.attribute is not None or not (self.reweighing or self.penalty.measure),
+            self.attribute is not None
+            or not (self.reweighing or self.balanced_sampling or self.penalty.measure),
             "fairness.attribute",
             self.attribute,
-            "the group attribute that fairness.reweighing or fairness.penalty is about",
+            "the group attribute that fairness.reweighing, fairness.balanced_sampling or "
+            "fairness.penalty is about",
         )
         require(
-            self.public_counts is None or self.reweighing,
+            self.public_counts is None or self.reweighing or bool(self.balanced_sampling),
             "fairness.public_counts",
             self.public_counts,
-            "null without fairness.reweighing: true, the only one that counts",
+            "null without fairness.reweighing or fairness.balanced_sampling, which alone count",
+        )
+        require(
+            not (self.reweighing and self.balanced_sampling),
+            "fairness.balanced_sampling",
+            self.balanced_sampling,
+            "null with fairness.reweighing: each makes up for the same counts, and both together "
+            "would do it twice",
         )
         require(
             0 <= self.focal_gamma < inf, "fairness.focal_gamma", self.focal_gamma, "a number >= 0"
@@ -100,4 +138,12 @@ class FairnessSettings:
             self.reweighing,
             "fairness.public_counts beside it with privacy: counts of the training people are "
             "not public, and epsilon would not cover them",
+        )
+        require(
+            self.balanced_sampling is None or self.public_counts is not None,
+            "fairness.balanced_sampling",
+            self.balanced_sampling,
+            "fairness.public_counts beside it with privacy: the rates at which groups are drawn "
+            "must be public, and counts of the training people are not. Take them from a census, "
+            "or from other people",
         )

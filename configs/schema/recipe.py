@@ -60,6 +60,22 @@ class Recipe:
             "null with privacy.unit: user: thresholds count validation examples one by one, and "
             "what that costs a user with several of them is not bounded",
         )
+        of_one_group = "null with privacy.unit: user: a user's examples may be of several groups"
+        require(
+            self.fairness.balanced_sampling is None,
+            "fairness.balanced_sampling",
+            self.fairness.balanced_sampling,
+            of_one_group,
+        )
+        watch = self.privacy.clipping.watch
+        require(watch.mode is None, "privacy.clipping.watch.mode", watch.mode, of_one_group)
+        swaps = self.fairness.swaps
+        require(
+            not swaps.word_lists or swaps.mode != "together",
+            "fairness.swaps.mode",
+            swaps.mode,
+            "random with privacy.unit: user, whose rows are bounded together as they are",
+        )
         size, rows = self.training.physical_batch_size, self.privacy.examples_per_user or 1
         require(
             size is None or size % rows == 0,

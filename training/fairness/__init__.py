@@ -9,8 +9,10 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "balancing": ["Balance", "BalancedSampler"],
         "mitigation": ["Mitigation"],
         "penalties": ["Penalty"],
         "reweighing": ["GroupWeights"],
+        "versions": ["AllVersions", "RandomVersions"],
     },
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from configs.schema import FairnessSettings, require
-from data import Dataset
+from data import Dataset, Swaps
+from training.fairness.balancing import Balance
 from training.fairness.penalties import Penalty
 from training.fairness.reweighing import GroupWeights
 
@@ -17,10 +18,26 @@ class Mitigation:
     Attributes:
         weights: Weights of examples; none for equal ones.
         penalty: Unfairness added to the loss; none for no penalty.
+        balance: Groups that batches are to hold alike; none to draw everybody alike.
+        swaps: Versions of training texts; none for the originals alone.
+        together: Whether all versions of an example are in a batch, rather than one at random.
     """
 
     weights: GroupWeights | None = None
     penalty: Penalty | None = None
+    balance: Balance | None = None
+    swaps: Swaps | None = None
+    together: bool = False
+
+    @property
+    def rows_per_record(self) -> int:
+        """Rows that one example takes in a batch."""
+        return 1 if self.swaps is None or not self.together else self.swaps.count
+
+    @property
+    def shares(self) -> tuple[float, ...] | None:
+        """What a privacy plan must know of `balance`."""
+        return None if self.balance is None else self.balance.shares
 
     @classmethod
     def of(
@@ -37,8 +54,12 @@ class Mitigation:
             SettingError: If the data have no such attribute, a label has no favourable side, or
                 public counts lack a group or label.
         """
+        swaps = None
+        if settings.swaps.word_lists:
+            swaps = Swaps.read("fairness.swaps.word_lists", settings.swaps.word_lists)
+        together = settings.swaps.mode == "together"
         if settings.attribute is None:
-            return cls()
+            return cls(swaps=swaps, together=together)
         info = dataset.info
         require(
             settings.attribute in info.groups,
@@ -47,7 +68,15 @@ class Mitigation:
             f"one of the data's group attributes {list(info.groups)}",
         )
         groups, labels = info.groups[settings.attribute], info.label_names
-        weights = penalty = None
+        weights = penalty = balance = None
+        if settings.balanced_sampling is not None:
+            balance = Balance.of(
+                settings.balanced_sampling,
+                settings.attribute,
+                settings.public_counts,
+                groups,
+                labels,
+            )
         if settings.reweighing and settings.public_counts is not None:
             weights = GroupWeights.from_public(
                 settings.attribute, settings.public_counts, groups, labels
@@ -81,4 +110,4 @@ class Mitigation:
                 groups=len(groups),
                 positive=list(labels).index(favourable),
             )
-        return cls(weights, penalty)
+        return cls(weights, penalty, balance, swaps, together)

@@ -73,14 +73,7 @@ class GroupWeights:
         Raises:
             SettingError: If a group or a label lacks its count, or a count is not positive.
         """
-        found = np.zeros((len(group_names), len(label_names)))
-        for i, group in enumerate(group_names):
-            for j, label in enumerate(label_names):
-                key = f"fairness.public_counts.{group}.{label}"
-                value = counts.get(group, {}).get(label)
-                require(value is not None and value > 0, key, value, "a number of people > 0")
-                found[i, j] = float(value or 0.0)
-        return cls.from_counts(attribute, found)
+        return cls.from_counts(attribute, public_table(counts, group_names, label_names))
 
     def of(self, batch: Mapping[str, Any]) -> tf.Tensor:
         """The weights of a batch's examples, float32 (batch,); of padding, any number."""
@@ -88,3 +81,23 @@ class GroupWeights:
         rows = tf.clip_by_value(tf.cast(groups, tf.int32), 0, self.table.shape[0] - 1)
         places = rows * self.table.shape[1] + tf.cast(labels, tf.int32)
         return tf.gather(tf.constant(self.table.ravel()), places)
+
+
+def public_table(
+    counts: Mapping[str, Mapping[str, float]],
+    group_names: Sequence[str],
+    label_names: Sequence[str],
+) -> np.ndarray:
+    """The recipe's public counts as an array, float64 (groups, labels).
+
+    Raises:
+        SettingError: If a group or a label lacks its count, or a count is not positive.
+    """
+    found = np.zeros((len(group_names), len(label_names)))
+    for i, group in enumerate(group_names):
+        for j, label in enumerate(label_names):
+            key = f"fairness.public_counts.{group}.{label}"
+            value = counts.get(group, {}).get(label)
+            require(value is not None and value > 0, key, value, "a number of people > 0")
+            found[i, j] = float(value or 0.0)
+    return found

@@ -59,6 +59,8 @@ class ClippedSum:
     Attributes:
         gradients: float32, one tensor for each of `model.trainable_variables`.
         norms: float32 (records,), gradient norms over all variables before clipping.
+        relative_norms: float32 (records,), norms over those beyond which they are cut; the largest
+            where variables are bounded by groups. Above 1 is who was cut.
         used: bool (records,), whether the record is part of the sum: it has a real row and a
             finite gradient.
         losses: float32 (batch,), zero where masked or left out.
@@ -68,6 +70,7 @@ class ClippedSum:
 
     gradients: list[tf.Tensor]
     norms: tf.Tensor
+    relative_norms: tf.Tensor
     used: tf.Tensor
     losses: tf.Tensor
     logits: tf.Tensor
@@ -240,10 +243,12 @@ def clipped_gradient_sum(
         next(summed) if is_reached else tf.zeros(v.shape, tf.float32)
         for v, is_reached in zip(variables, reached, strict=True)
     ]
+    relative = tf.sqrt(tf.maximum(squared, 0.0)) / method.limits(bounds)
     bad_rows = mask & tf.repeat(bad, rows_per_record)
     return ClippedSum(
         gradients=gradients,
         norms=tf.sqrt(tf.maximum(whole, 0.0)),
+        relative_norms=tf.reduce_max(relative, axis=1),
         used=real & ~bad,
         losses=tf.where(bad_rows, 0.0, losses),
         logits=logits,

@@ -36,7 +36,8 @@ def statement_of(plan: PrivacyPlan, releases: int, *, reproducible: bool) -> str
         f"differentially private with respect to {hidden}. "
         f"{releases} releases; {plan.sampling.describe(unit)}; {_rows_of_users(plan)}"
         f"{plan.clipping.describe(unit)}; "
-        f"{plan.mechanism.describe(plan.noise_stddev)}. Accounted with "
+        f"{plan.mechanism.describe(plan.noise_stddev)}{_watched(plan)}{_versions(plan)}. "
+        "Accounted with "
         f"{plan.accountant.upper()} (dp_accounting). Assumed public: which {_PUBLIC[unit]} "
         "form the training split and their number, the recipe, and the label and group names. "
         "Not covered: choices made by looking at the training data before this run (features, "
@@ -58,6 +59,16 @@ def statement_of(plan: PrivacyPlan, releases: int, *, reproducible: bool) -> str
             "publish."
         )
     return text
+
+
+def _watched(plan: PrivacyPlan) -> str:
+    return "" if plan.watch is None else f"; {plan.watch.describe(plan.noise_multiplier)}"
+
+
+def _versions(plan: PrivacyPlan) -> str:
+    if not plan.augmented:
+        return ""
+    return f"; each example bounded together with all of its {plan.rows_per_record} versions"
 
 
 def _rows_of_users(plan: PrivacyPlan) -> str:

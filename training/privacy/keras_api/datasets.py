@@ -70,6 +70,7 @@ def private_dataset(
     require_planned_size(plan, source)
     size = physical_batch_size or default_physical_size(plan, replicas=1)
     _require_whole_records(plan, size)
+    plan.sampler(Randomness.from_seed(seed), source.users)  # what cannot be drawn is refused now
 
     def draws() -> Iterator[tuple[np.ndarray, int, bool]]:
         sampler = plan.sampler(Randomness.from_seed(seed), source.users)
@@ -142,8 +143,15 @@ def require_planned_size(plan: PrivacyPlan, source: Source) -> None:
     """Refuses data of another size than the plan's epsilon was computed for.
 
     Raises:
-        UserError: If they differ, or if one is of users and the other is not.
+        UserError: If they differ, if one is of users and the other is not, or if the plan rests on
+            what only a recipe's data say.
     """
+    if plan.augmented:
+        raise UserError(
+            f"the plan bounds {plan.rows_per_record} versions of an example together, and which "
+            "rows are whose versions is not said here. Train by a recipe with fairness.swaps, or "
+            "make a plan with rows_per_record=1."
+        )
     if plan.by_user or source.users is not None:
         require_users(source.users, plan.num_examples if plan.by_user else None)
     elif source.num_examples != plan.num_examples:
@@ -169,7 +177,7 @@ def _require_whole_records(plan: PrivacyPlan, size: int) -> None:
 def default_physical_size(plan: PrivacyPlan, *, replicas: int, size: int | None = None) -> int:
     """Rows of a physical batch over all replicas: room for most draws, a multiple of `replicas`."""
     from configs.schema import TrainingSettings
-    from training.session import physical_size
+    from training.drawing import physical_size
 
     settings = TrainingSettings(
         steps=plan.steps, batch_size=plan.batch_size, physical_batch_size=size
