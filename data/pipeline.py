@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -19,6 +19,19 @@ from data.contracts import PADDING, Split
 
 Preprocess = Callable[[tf.Tensor], Mapping[str, tf.Tensor]]
 """Raw examples, as `data.contracts.Examples.raw`, to named model inputs, inside the graph."""
+
+
+class Rows(Protocol):
+    """What is indexed like an array (n, ...): a numpy array, or rows computed on first use."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def __getitem__(self, positions: np.ndarray) -> np.ndarray: ...
+
 
 _CHUNK_EXAMPLES = 512
 # What tf.numpy_function calls is no graph code: AutoGraph would rewrite it, and slow it down.
@@ -40,7 +53,7 @@ class PreparedSplit:
 
     split: Split
     preprocess: Preprocess
-    inputs: Mapping[str, np.ndarray] | None
+    inputs: Mapping[str, Rows] | None
 
     @property
     def labels(self) -> np.ndarray:
@@ -116,6 +129,10 @@ def batches_of(
 def _batches(prepared: PreparedSplit, index_batches: tf.data.Dataset) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
+    if prepared.inputs is not None:
+        # Rows may be computed when they are first asked for (`training.frozen_features`): that
+        # needs TensorFlow's own threads, and must not hold the last of them while it waits.
+        options.threading.private_threadpool_size = 1
     complete = _from_disk if prepared.inputs is None else _from_memory
     return complete(prepared, index_batches).prefetch(tf.data.AUTOTUNE).with_options(options)
 

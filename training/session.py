@@ -27,7 +27,7 @@ from training.calibration import resolved
 from training.checkpoints import Checkpoints
 from training.fairness import Mitigation
 from training.feeding import ReplicaFeed
-from training.frozen_features import fits_in_memory, through_prefix
+from training.frozen_features import fits_in_memory, give_up, through_prefix
 from training.loop import Length, Loop
 from training.losses import recipe_loss
 from training.one_root import OneRoot, kept_root
@@ -196,6 +196,7 @@ class Session:
             checkpoint_every=settings.checkpoint_every,
             verbose=verbose if self.workers.is_chief else 0,
             workers=self.workers,
+            give_up=lambda: give_up(self.train),
         )
 
     def _release_identity(self, size: int, replicas: int) -> str:
@@ -339,7 +340,7 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
     prefix, trained = models.split_frozen_prefix(built)
     examples = len(train) + len(validation)
     if prefix is not None and fits_in_memory(prefix, examples, settings.cache_frozen_gb * 1e9):
-        logging.info("Computing the frozen layers once for %d examples.", len(train))
+        logging.info("The frozen layers run once for each example, when it is first drawn.")
         train, validation = through_prefix(train, prefix), through_prefix(validation, prefix)
     else:
         prefix, trained = None, built.model
