@@ -35,7 +35,7 @@ class Provenance:
         source: Human-readable origin (package, TFDS name, file path).
         version: Version of the source, "" where it has none.
         licence: Licence as the source states it, "unknown" where it does not.
-        sha256: File name -> SHA-256 of every file read (empty for streamed hubs).
+        sha256: What was read (a file, a folder's images, a TFDS dataset) -> SHA-256 of its bytes.
     """
 
     source: str

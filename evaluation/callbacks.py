@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from configs.schema.evaluation import EvaluationSettings
+from evaluation.coverage import NOT_COVERED, marked, measured_elsewhere
 from evaluation.event_writer import event_writer
 from evaluation.fairness import with_soft_groups
 from evaluation.group_plots import (
@@ -32,7 +33,7 @@ from evaluation.group_plots import (
     plot_roc,
     plot_scores,
 )
-from evaluation.headlines import NOT_COVERED, Headline, headlines
+from evaluation.headlines import Headline, headlines
 from evaluation.measurements import Evaluation, evaluate
 from evaluation.plots import (
     plot_confusion,
@@ -252,7 +253,7 @@ def _write_figures(evaluation: Evaluation, history: Sequence[tuple[int, Any]]) -
 def _write_training_scalars(logs: Mapping[str, Any]) -> None:
     """What Keras's own loop says of the epoch; all but public settings come from training data."""
     for name, value in logs.items():
-        if name in ("epsilon", "delta") or name.startswith(("val_", "test_")):
+        if name in ("epsilon", "delta") or measured_elsewhere(name):
             continue
         if name == "learning_rate":
             tf.summary.scalar("5 training/learning rate", float(value))
@@ -266,7 +267,7 @@ def _write_training_scalars(logs: Mapping[str, Any]) -> None:
             )
             continue
         tf.summary.scalar(
-            f"5 training/{name} ({NOT_COVERED})",
+            f"5 training/{marked(name)}",
             float(value),
             description="Computed from training examples without noise: the privacy guarantee "
             "does not cover it. Look, but do not publish.",

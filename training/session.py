@@ -30,6 +30,7 @@ from training.feeding import ReplicaFeed
 from training.frozen_features import fits_in_memory, give_up, through_prefix
 from training.loop import Length, Loop
 from training.losses import recipe_loss
+from training.objective import Terms
 from training.one_root import OneRoot, kept_root
 from training.optimizers import build_optimizer
 from training.privacy.half_precision import use_whole_float32
@@ -229,6 +230,7 @@ class Session:
             "l2": settings.l2,
             "jit_compile": settings.jit_compile,
             "group_weights": self.mitigation.weights,
+            "terms": Terms.of(self.recipe.objective),
         }
         arguments = (self.model.trained, loss, optimizer, self.strategy)
         if self.plan is None:
@@ -264,8 +266,8 @@ def _randomness_context(recipe: Recipe, dataset: Dataset) -> str:
     for name in _HOW_IT_IS_RUN:
         del training[name]
     files = sorted(dataset.info.provenance.sha256.items())
-    sections = (recipe.data, recipe.model, recipe.privacy, recipe.fairness, recipe.decision)
-    decisive = [training, *(asdict(section) for section in sections)]
+    sections = ("data", "model", "privacy", "fairness", "objective", "decision")
+    decisive = [training, *(asdict(getattr(recipe, section)) for section in sections)]
     return json.dumps([*decisive, files, len(dataset.train)], sort_keys=True)
 
 

@@ -9,6 +9,7 @@ from configs.schema.decision import DecisionSettings
 from configs.schema.evaluation import EvaluationSettings
 from configs.schema.fairness import FairnessSettings
 from configs.schema.model import ModelSettings
+from configs.schema.objective import ObjectiveSettings
 from configs.schema.privacy import PrivacySettings
 from configs.schema.training import TrainingSettings
 
@@ -23,6 +24,7 @@ class Recipe:
         training: How to train it.
         privacy: The guarantee asked for.
         fairness: How training is changed so that groups fare alike.
+        objective: What is added to the loss beside unfairness.
         evaluation: What is measured, and of whom.
         decision: How scores become answers once training is over.
     """
@@ -32,9 +34,11 @@ class Recipe:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     fairness: FairnessSettings = field(default_factory=FairnessSettings)
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     decision: DecisionSettings = field(default_factory=DecisionSettings)
 
     def __post_init__(self) -> None:
         if self.privacy.enabled:
             self.fairness.require_private()
+            self.objective.require_private()

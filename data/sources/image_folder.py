@@ -2,13 +2,14 @@
 
 Promises: images stay on disk until a batch needs them; every image that will be used is decoded
 once up front, in parallel, so that a corrupt one is named before training and not in its middle.
-Hidden files are passed over; every other file below a class folder must be an image. The images
-themselves are not hashed; a CSV is.
+Hidden files are passed over; every other file below a class folder must be an image. Images and CSV
+are hashed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from configs.schema.data import DataSettings, ImageFolderSettings
 from configs.schema.errors import SettingError
 from data.assembly import SPLITS, Rows, Source, assemble
 from data.cells import as_group, as_label, as_text, read_cell
+from data.columns import Column
 from data.contracts import Dataset, Provenance
 from data.faults import Faults
+from data.fingerprints import sha256_of_files
 from data.images import ImageFileColumn, undecodable
 from data.records import Unreadable, existing_file, read_csv
 
@@ -57,11 +60,25 @@ def load(settings: DataSettings) -> Dataset:
         modality="image",
         provenance=Provenance(
             source=", ".join(str(path) for path in places.values()),
-            sha256={str(path): sha256_of(path) for path in places.values() if path.is_file()},
+            sha256={
+                digest_of: digest
+                for name, path in places.items()
+                for digest_of, digest in _digests(path, rows[name].raw)
+            },
         ),
         problems=undecodable,
     )
     return assemble(source, rows, settings, faults)
+
+
+def _digests(place: Path, images: Column) -> Iterator[tuple[str, str]]:
+    """What a split's images are known again by; a folder's name may change, what is in it not."""
+    assert isinstance(images, ImageFileColumn)
+    if place.is_file():
+        yield str(place), sha256_of(place)
+    root = place.parent if place.is_file() else place
+    files = {os.path.relpath(path, root): path for path in images.paths}
+    yield f"{place} (images)", sha256_of_files(files.items())
 
 
 def _folder_or_csv(key: str, value: str | None) -> Path:

@@ -23,6 +23,7 @@ from data.assembly import SPLITS, Rows, Source, assemble
 from data.columns import Column, SelectedColumn
 from data.contracts import Dataset, Provenance
 from data.faults import Faults
+from data.fingerprints import sha256_of_files
 from data.sources.tfds_features import (
     Input,
     Reading,
@@ -106,6 +107,7 @@ def load(settings: DataSettings) -> Dataset:
             source=f"TFDS {builder.info.full_name}",
             version=str(builder.info.version),
             licence=builder.info.redistribution_info.license or "unknown",
+            sha256={builder.info.full_name: _digest(builder, splits.values())},
         ),
         label_names=mapping.label.names,
         group_names={name: group.names or () for name, group in mapping.groups.items()},
@@ -144,6 +146,16 @@ def _builder(chosen: TfdsSettings) -> Any:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"TFDS could not prepare {chosen.name}: {reason}") from error
     return builder
+
+
+def _digest(builder: Any, expressions: Iterable[str]) -> str:
+    """What the dataset is known again by: the record files of the splits that are used."""
+    files = {
+        path.name: path
+        for expression in expressions
+        for path in builder.info.splits[expression].filepaths
+    }
+    return sha256_of_files(files.items())
 
 
 def _check_splits(builder: Any, splits: Mapping[str, str]) -> None:
