@@ -129,10 +129,6 @@ def batches_of(
 def _batches(prepared: PreparedSplit, index_batches: tf.data.Dataset) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
-    if prepared.inputs is not None:
-        # Rows may be computed when they are first asked for (`training.frozen_features`): that
-        # needs TensorFlow's own threads, and must not hold the last of them while it waits.
-        options.threading.private_threadpool_size = 1
     complete = _from_disk if prepared.inputs is None else _from_memory
     return complete(prepared, index_batches).prefetch(tf.data.AUTOTUNE).with_options(options)
 
