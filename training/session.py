@@ -19,8 +19,9 @@ import tensorflow as tf
 
 import data
 import models
-from configs.schema import Recipe, SettingError, TrainingSettings, UserError
+from configs.schema import Recipe, SettingError, TrainingSettings, UserError, require
 from data import Dataset, PreparedSplit
+from data.service import require_service
 from models import BuiltModel
 from training.batching import Batching, ShuffledSampler
 from training.calibration import resolved
@@ -54,6 +55,8 @@ _HOW_IT_IS_RUN = (
     "keep_checkpoints",
     "profile",
 )
+# The same of `data`: the batches are the same wherever they are prepared.
+_WHERE_IT_LIES = ("service",)
 
 
 def run_length(settings: TrainingSettings, num_examples: int) -> Length:
@@ -175,7 +178,7 @@ class Session:
         optimizer, step = self._step(
             accumulates=self.plan is not None or size < settings.batch_size
         )
-        feed = ReplicaFeed(self.train, batching, self.strategy)
+        feed = ReplicaFeed(self.train, batching, self.strategy, self.recipe.data.service)
         step.trace(feed.element_spec)
         model = self.model.built.model
         # The whole model carries the optimizer, because that is where Keras callbacks look.
@@ -266,8 +269,12 @@ def _randomness_context(recipe: Recipe, dataset: Dataset) -> str:
     for name in _HOW_IT_IS_RUN:
         del training[name]
     files = sorted(dataset.info.provenance.sha256.items())
-    sections = ("data", "model", "privacy", "fairness", "objective", "decision")
-    decisive = [training, *(asdict(getattr(recipe, section)) for section in sections)]
+    examples = asdict(recipe.data)
+    for name in _WHERE_IT_LIES:
+        del examples[name]
+    sections = ("model", "privacy", "fairness", "objective", "decision")
+    rest = (asdict(getattr(recipe, section)) for section in sections)
+    decisive = [training, examples, *rest]
     return json.dumps([*decisive, files, len(dataset.train)], sort_keys=True)
 
 
@@ -333,6 +340,8 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
         if plan.needs_one_root:
             # A step that is run again must release the same to the last bit.
             tf.config.experimental.enable_op_determinism()
+    if recipe.data.service is not None:
+        require_service(recipe.data.service, dataset.train)
     with strategy.scope():
         built = build_model(recipe, dataset)
     train = data.prepare(dataset.train, built.preprocess)
@@ -342,6 +351,13 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
     prefix, trained = models.split_frozen_prefix(built)
     examples = len(train) + len(validation)
     if prefix is not None and fits_in_memory(prefix, examples, settings.cache_frozen_gb * 1e9):
+        require(
+            recipe.data.service is None,
+            "data.service",
+            recipe.data.service,
+            "training.cache_frozen_gb: 0, or null: a model whose frozen layers run once for each "
+            "example reads each image once",
+        )
         logging.info("The frozen layers run once for each example, when it is first drawn.")
         train, validation = through_prefix(train, prefix), through_prefix(validation, prefix)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal, Optional
 
@@ -104,6 +105,9 @@ class DataSettings:
         split_seed: Seed of those cuts.
         on_error: `raise` stops at a corrupt image, unreadable row or unknown label, naming file
             and row; `skip` leaves it out, counts it and reports it.
+        service: `grpc://HOST:PORT` of a tf.data service (`sterling data-service`) that reads and
+            decodes the training images; none does it in the trainer. For `image_folder`: what
+            other sources hold is read by Python or kept in memory. The batches are the same.
         limit: Use at most this many training examples (and a proportionate share of the other
             splits, rounded up), chosen by `split_seed`; for trying things out.
         asset_dir: Where `make assets` unpacked the embedded data and weights; none looks at
@@ -119,6 +123,7 @@ class DataSettings:
     test_fraction: float = 0.1
     split_seed: int = 0
     on_error: Literal["raise", "skip"] = "raise"
+    service: Optional[str] = None
     limit: Optional[int] = None
     asset_dir: Optional[str] = None
 
@@ -126,6 +131,20 @@ class DataSettings:
         for name in ("validation_fraction", "test_fraction"):
             value = getattr(self, name)
             require(0.0 <= value < 1.0, f"data.{name}", value, "a share in [0, 1)")
+        require(
+            self.service is None
+            or re.fullmatch(r"grpc://[^/:]+:\d{1,5}", self.service) is not None,
+            "data.service",
+            self.service,
+            "grpc://HOST:PORT, or null",
+        )
+        require(
+            self.service is None or self.source == "image_folder",
+            "data.service",
+            self.service,
+            "data.source: image_folder, or null: what other sources hold is read by Python or kept "
+            "in memory, and a service has nothing to do",
+        )
         require(
             self.limit is None or self.limit > 0, "data.limit", self.limit, "a whole number > 0"
         )
