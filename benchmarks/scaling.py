@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,11 +25,15 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import scipy.optimize
+
 from benchmarks.slopes import log_log_slope
 from benchmarks.workloads import Workload
 
 _REPLICAS = 2
 _REPLICA_TOKENS = 32
+# Where a power of growth is looked for.
+_POWERS = (0.01, 4.0)
 
 
 @dataclass(frozen=True)
@@ -91,11 +94,11 @@ def line(points: Mapping[int, Seconds], theory: str) -> dict[str, Any]:
 def power_beside_a_constant(sizes: Sequence[int], seconds: Sequence[float]) -> float | None:
     """The power p of a + b n^p through three points; None if they are no such three.
 
-    What every step pays once (noise, optimizer) flattens a log-log slope; a is that part. For
-    sizes in one ratio r, the increments of the seconds are in the ratio r^p, whatever a is.
+    What every step pays once (noise, optimizer) flattens a log-log slope; a is that part, and
+    drops out of the increments of the seconds.
 
     Args:
-        sizes: Three sizes, growing, about in one ratio.
+        sizes: Three sizes, growing.
         seconds: What they took.
     """
     if len(sizes) != 3:
@@ -103,7 +106,14 @@ def power_beside_a_constant(sizes: Sequence[int], seconds: Sequence[float]) -> f
     first, second = seconds[1] - seconds[0], seconds[2] - seconds[1]
     if min(first, second) <= 0:
         return None
-    return math.log(second / first) / math.log(sizes[2] / sizes[1])
+    one, two, three = sizes
+
+    def excess(power: float) -> float:
+        return (three**power - two**power) / (two**power - one**power) - second / first
+
+    if excess(_POWERS[0]) > 0 or excess(_POWERS[1]) < 0:
+        return None
+    return float(scipy.optimize.brentq(excess, *_POWERS))
 
 
 def replicas(batch: int, repeats: int) -> Iterator[tuple[str, dict[str, Any]]]:

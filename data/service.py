@@ -14,12 +14,11 @@ leave it.
 
 from __future__ import annotations
 
-import re
-import socket
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
+import grpc
 import numpy as np
 import tensorflow as tf
 
@@ -45,7 +44,7 @@ def require_service(service: str, split: Split) -> None:
         split: The examples.
 
     Raises:
-        SettingError: The examples are no files, or nobody answers at the address.
+        SettingError: The examples are no files, no dispatcher answers, or it has no worker.
     """
     if _files_of(split) is None:
         raise SettingError(
@@ -54,16 +53,26 @@ def require_service(service: str, split: Split) -> None:
             f"image files (data.source: image_folder), or null: the {split.info.modality} examples "
             f"of {split.info.name} are read by Python, which the service's workers do not run",
         )
-    found = re.fullmatch(r"grpc://(.+):(\d+)", service)
-    assert found is not None, service  # the schema saw to it
     try:
-        socket.create_connection((found[1], int(found[2])), _PATIENCE_S).close()
-    except (OSError, OverflowError) as error:
+        workers = _workers_of(service)
+    except grpc.RpcError as error:
         raise SettingError(
             _SETTING,
             service,
-            f"the address of a running tf.data dispatcher (`sterling data-service`), but {error}",
+            "the address of a running tf.data dispatcher (`sterling data-service`), but "
+            f"{error.details()}",
         ) from error
+    if not workers:
+        raise SettingError(
+            _SETTING, service, "a dispatcher with workers (`sterling data-service --join`)"
+        )
+
+
+def _workers_of(service: str) -> bytes:
+    """What a dispatcher says of its workers; empty without any. TensorFlow itself would wait."""
+    with grpc.insecure_channel(service.removeprefix("grpc://")) as channel:
+        ask = channel.unary_unary("/tensorflow.data.DispatcherService/GetWorkers")
+        return ask(b"", timeout=_PATIENCE_S)
 
 
 def served_batches(

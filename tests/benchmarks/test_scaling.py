@@ -13,7 +13,7 @@ from benchmarks.scaling import accounting, fastest_of_each, power_beside_a_const
     power=st.floats(0.2, 2.5),
 )
 def test_power_is_found_beside_any_constant(constant, factor, power):
-    sizes = [8, 16, 32]
+    sizes = [8, 16, 40]
     seconds = [constant + factor * size**power for size in sizes]
     assert power_beside_a_constant(sizes, seconds) == pytest.approx(power, rel=1e-3)
 

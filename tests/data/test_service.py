@@ -157,6 +157,19 @@ def test_wrong_address_is_one_clear_line(folder):
             require_service(address, data.load(settings(folder)).train)
 
 
+def test_dispatcher_without_a_worker_is_not_waited_for(folder):
+    experimental = tf.data.experimental.service
+    lonely = experimental.DispatchServer(experimental.DispatcherConfig(port=0))
+    with pytest.raises(SettingError, match=r"data\.service: expected a dispatcher with workers"):
+        require_service(lonely.target, data.load(settings(folder)).train)
+
+
+def test_examples_that_are_no_files_are_refused():
+    digits = data.load(DataSettings(source="digits", limit=20)).train
+    with pytest.raises(SettingError, match=r"data\.service: expected image files .*digits"):
+        require_service("grpc://localhost:1", digits)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
