@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -20,6 +20,19 @@ from data.contracts import PADDING, Split
 
 Preprocess = Callable[[tf.Tensor], Mapping[str, tf.Tensor]]
 """Raw examples, as `data.contracts.Examples.raw`, to named model inputs, inside the graph."""
+
+
+class Rows(Protocol):
+    """What is indexed like an array (n, ...): a numpy array, or rows computed on first use."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def __getitem__(self, positions: np.ndarray) -> np.ndarray: ...
+
 
 _CHUNK_EXAMPLES = 512
 # Most that batches read ahead may take: left alone, tf.data would go as far as half the memory.
@@ -43,7 +56,7 @@ class PreparedSplit:
 
     split: Split
     preprocess: Preprocess
-    inputs: Mapping[str, np.ndarray] | None
+    inputs: Mapping[str, Rows] | None
 
     @property
     def labels(self) -> np.ndarray:

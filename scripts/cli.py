@@ -16,6 +16,7 @@ COMMANDS = {
     "export": "scripts.export",
     "check-private": "scripts.check_private",
     "ledger": "scripts.ledger",
+    "data-service": "scripts.data_service",
 }
 
 

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from data.pipeline import PreparedSplit, batches_of
+from data.service import served_batches
 from training.batching import Batching
 
 
@@ -22,11 +24,13 @@ class ReplicaFeed:
         prepared: The training examples.
         batching: Which of them form each step.
         strategy: The replicas.
+        service: Address of the tf.data service that prepares the batches; none prepares them here.
     """
 
     prepared: PreparedSplit
     batching: Batching
     strategy: tf.distribute.Strategy
+    service: str | None = None
 
     def __call__(self, first: int, last: int) -> Iterator[Any]:
         """The physical batches of steps `first` to `last`, one Batch a replica."""
@@ -51,8 +55,10 @@ class ReplicaFeed:
         return self.strategy.distribute_datasets_from_function(of_worker)
 
     def _of_replicas(self, first: int, last: int, mine: range) -> tf.data.Dataset:
-        return batches_of(
-            self.prepared,
-            lambda: self.batching.shares(first, last, mine),
-            self.batching.replica_size,
-        )
+        def shares() -> Iterator[np.ndarray]:
+            return self.batching.shares(first, last, mine)
+
+        size = self.batching.replica_size
+        if self.service is None:
+            return batches_of(self.prepared, shares, size)
+        return served_batches(self.prepared, shares, size, self.service)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from configs.schema import UserError
 from training.batching import Batching
@@ -72,6 +73,8 @@ class Loop:
         verbose: 1 shows the progress bar.
         clock: Times the steps.
         workers: The processes of the run; the chief's saves and records.
+        give_up: Makes a batch that is still being prepared fail at once, so that a stop need not
+            wait for it.
         steps_taken: Optimizer steps that `run` has taken.
         out_of_budget: Whether `run` stopped because one more release would exceed epsilon.
     """
@@ -91,11 +94,16 @@ class Loop:
     verbose: int = 1
     clock: StepClock = field(default_factory=StepClock)
     workers: Workers = field(default_factory=Workers)
+    give_up: Callable[[], None] = lambda: None
     steps_taken: int = 0
     out_of_budget: bool = False
-    _interruption: Interruption = field(default_factory=Interruption)
     _totals: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     _started: bool = False
+
+    def __post_init__(self) -> None:
+        # One of several workers must take part in the step until all have agreed to stop.
+        alone = self.workers.count == 1
+        self._interruption = Interruption(self.give_up if alone else None)
 
     def run(self) -> int:
         """Trains from the newest checkpoint, or from the start, to the end.
@@ -250,25 +258,39 @@ class Loop:
         before = VolatileState.of(self.model) if count > 1 else None
         totals = dict(self._totals)
         for _ in range(count - 1):
-            self._tally(self.step.add(self._next(batches)))
-            number = self._interruption.requested
-            if number and before is not None:
-                # A logical batch can take longer than a scheduler waits: its beginning is given
-                # up, and what its forward passes changed is put back.
-                before.restore()
-                self._totals = defaultdict(float, totals)
-                self._save(step)
-                raise Stopped(number, step)
+            batch = self._next(batches)
+            if batch is not None:
+                self._tally(self.step.add(batch))
+            if batch is None or self._asked_to_stop():
+                self._leave(step, before, totals)
         batch = self._next(batches)
+        if batch is None:
+            self._leave(step, before, totals)
         if self.ledger is not None:
             # Before the noisy gradient exists: a crash here leaves budget spent, never lost.
             self.ledger.record(step, self.release_identity)
         draws = self.step.draws(step, self.randomness)
         self._tally(self.step.finish(batch, draws, accumulated=count > 1))
 
+    def _leave(self, step: int, before: VolatileState | None, totals: dict[str, float]) -> None:
+        """Stops within a logical batch, which can take longer than a scheduler waits.
+
+        Its beginning is given up, and what its forward passes changed is put back.
+        """
+        if before is not None:
+            before.restore()
+        self._totals = defaultdict(float, totals)
+        self._save_and_stop(step)
+
     def _next(self, batches: Iterator[Any]) -> Any:
+        """The next physical batch; None if a signal came that gave it up."""
         with self.clock.waiting():
-            return next(batches)
+            try:
+                return next(batches)
+            except tf.errors.OpError:
+                if self._interruption.given_up:
+                    return None
+                raise
 
     def _tally(self, totals: StepTotals) -> None:
         for name, value in vars(totals).items():
@@ -305,7 +327,9 @@ class Loop:
         return self.workers.any(self._interruption.requested is not None)
 
     def _save_and_stop(self, done: int) -> None:
+        self.give_up()  # what is read ahead is needed no more
         self._save(done)
+        self.workers.from_chief(None)  # the chief, which serves the cluster, has saved
         raise Stopped(self._interruption.requested or signal.SIGTERM, done)
 
     def _save(self, done: int, *, complete: bool = False) -> None:

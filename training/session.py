@@ -18,15 +18,16 @@ import tensorflow as tf
 
 import data
 import models
-from configs.schema import Recipe, UserError
+from configs.schema import Recipe, UserError, require
 from data import Dataset, PreparedSplit
+from data.service import require_service
 from models import BuiltModel
 from training.calibration import resolved
 from training.checkpoints import Checkpoints
 from training.drawing import batching_of, run_length
 from training.fairness import Mitigation
 from training.feeding import ReplicaFeed
-from training.frozen_features import fits_in_memory, through_prefix
+from training.frozen_features import fits_in_memory, give_up, through_prefix
 from training.loop import Length, Loop
 from training.losses import recipe_loss
 from training.objective import Terms
@@ -55,8 +56,8 @@ _HOW_IT_IS_RUN = (
     "keep_checkpoints",
     "profile",
 )
-# The same of `data`: the batches are the same wherever the examples lie meanwhile.
-_WHERE_IT_LIES = ("cache", "store")
+# The same of `data`: the batches are the same wherever the examples lie and are prepared.
+_WHERE_IT_LIES = ("cache", "store", "service")
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class Session:
         optimizer, step = self._step(
             accumulates=self.plan is not None or size < settings.batch_size
         )
-        feed = ReplicaFeed(self.train, batching, self.strategy)
+        feed = ReplicaFeed(self.train, batching, self.strategy, self.recipe.data.service)
         step.trace(feed.element_spec)
         model = self.model.built.model
         # The whole model carries the optimizer, because that is where Keras callbacks look.
@@ -158,6 +159,7 @@ class Session:
             checkpoint_every=settings.checkpoint_every,
             verbose=verbose if self.workers.is_chief else 0,
             workers=self.workers,
+            give_up=lambda: give_up(self.train),
         )
 
     def _release_identity(self, size: int, replicas: int) -> str:
@@ -310,6 +312,8 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
         if plan.needs_one_root:
             # A step that is run again must release the same to the last bit.
             tf.config.experimental.enable_op_determinism()
+    if recipe.data.service is not None:
+        require_service(recipe.data.service, dataset.train)
     with strategy.scope():
         built = build_model(recipe, dataset)
     people, versions = dataset.train, None
@@ -322,6 +326,13 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
     prefix, trained = models.split_frozen_prefix(built)
     examples = len(train) + len(validation)
     if prefix is not None and fits_in_memory(prefix, examples, settings.cache_frozen_gb * 1e9):
+        require(
+            recipe.data.service is None,
+            "data.service",
+            recipe.data.service,
+            "training.cache_frozen_gb: 0, or null: a model whose frozen layers run once for each "
+            "example reads each image once",
+        )
         train, validation = through_prefix(train, prefix), through_prefix(validation, prefix)
     else:
         prefix, trained = None, built.model

@@ -242,10 +242,15 @@ class TrainingStep(ABC):
         return all(bool(np.isfinite(v.numpy()).all()) for v in self._variables)
 
     def _totals(self, per_replica: dict[str, Any]) -> dict[str, tf.Tensor]:
-        return {
-            key: self._strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
-            for key, value in per_replica.items()
-        }
+        if self._strategy.num_replicas_in_sync == 1:
+            return per_replica
+        # As one vector: each reduction over several workers is a message that all wait for.
+        names = list(per_replica)
+        packed = self._strategy.run(
+            lambda report: tf.stack([report[n] for n in names]), (per_replica,)
+        )
+        total = self._strategy.reduce(tf.distribute.ReduceOp.SUM, packed, axis=None)
+        return dict(zip(names, tf.unstack(total, num=len(names)), strict=True))
 
     def _replica_add(self, batch: dict[str, Any]) -> dict[str, tf.Tensor]:
         sums, report = self._gradient_sum(batch)

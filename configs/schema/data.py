@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal, Optional
 
@@ -115,6 +116,9 @@ class DataSettings:
             needs it. The batches are the same to the last bit.
         store: With `cache: none`, a directory to which examples that cannot be read at random
             (TFDS data stored as tfrecord) are copied at the start.
+        service: `grpc://HOST:PORT` of a tf.data service (`sterling data-service`) that reads and
+            decodes the training images; none does it in the trainer. For `image_folder`: what
+            other sources hold is read by Python or kept in memory. The batches are the same.
         limit: Use at most this many training examples (and a proportionate share of the other
             splits, rounded up), chosen by `split_seed`; for trying things out. Where `user` is set,
             whole users, as many as fit.
@@ -134,6 +138,7 @@ class DataSettings:
     on_error: Literal["raise", "skip"] = "raise"
     cache: Literal["memory", "none"] = "memory"
     store: Optional[str] = None
+    service: Optional[str] = None
     limit: Optional[int] = None
     asset_dir: Optional[str] = None
 
@@ -141,6 +146,20 @@ class DataSettings:
         for name in ("validation_fraction", "test_fraction"):
             value = getattr(self, name)
             require(0.0 <= value < 1.0, f"data.{name}", value, "a share in [0, 1)")
+        require(
+            self.service is None
+            or re.fullmatch(r"grpc://[^/:]+:\d{1,5}", self.service) is not None,
+            "data.service",
+            self.service,
+            "grpc://HOST:PORT, or null",
+        )
+        require(
+            self.service is None or self.source == "image_folder",
+            "data.service",
+            self.service,
+            "data.source: image_folder, or null: what other sources hold is read by Python or kept "
+            "in memory, and a service has nothing to do",
+        )
         require(
             self.limit is None or self.limit > 0, "data.limit", self.limit, "a whole number > 0"
         )
