@@ -49,6 +49,7 @@ _PROBED_EXAMPLES = 3
 _HOW_IT_IS_RUN = (
     "strategy",
     "jit_compile",
+    "steps_per_execution",
     "checkpoint_every",
     "keep_checkpoints",
     "profile",
@@ -194,6 +195,7 @@ class Session:
             one_root=self._one_root(run),
             callbacks=callbacks,
             checkpoint_every=settings.checkpoint_every,
+            steps_per_execution=settings.steps_per_execution,
             verbose=verbose if self.workers.is_chief else 0,
             workers=self.workers,
         )
@@ -228,6 +230,7 @@ class Session:
             "l2": settings.l2,
             "jit_compile": settings.jit_compile,
             "group_weights": self.mitigation.weights,
+            "steps_per_execution": settings.steps_per_execution,
         }
         arguments = (self.model.trained, loss, optimizer, self.strategy)
         if self.plan is None:

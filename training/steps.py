@@ -8,8 +8,8 @@ logical batch, and every replica then does the same arithmetic on the same numbe
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import keras
@@ -26,28 +26,11 @@ from training.privacy.noise_memory import NoiseMemory
 from training.privacy.plan import PrivacyPlan
 from training.privacy.taps import find_sites
 from training.randomness import Randomness
+from training.step_groups import StepGroup, StepPrograms
+from training.step_totals import StepTotals
 
 # A step's `Draws` inside the graph: seeds, coefficients and slot.
 Noise: TypeAlias = "tuple[tf.Tensor, tf.Tensor, tf.Tensor]"
-
-
-@dataclass(frozen=True)
-class StepTotals:
-    """Sums over the real examples of a physical batch (training examples: not private).
-
-    Attributes:
-        loss: Sum of losses.
-        correct: Examples whose most likely label is the true one.
-        examples: Real examples.
-        non_finite: Examples left out because their gradient was not finite.
-        unfairness: Penalty of the physical batch, times its real examples; 0 without one.
-    """
-
-    loss: float
-    correct: float
-    examples: float
-    non_finite: float
-    unfairness: float = 0.0
 
 
 class TrainingStep(ABC):
@@ -62,6 +45,7 @@ class TrainingStep(ABC):
         l2: L2 penalty on weight matrices; looks at no example.
         jit_compile: Compile with XLA.
         group_weights: Weights of examples by group and label.
+        steps_per_execution: Most steps that `take_group` takes in one call.
     """
 
     # Of mechanisms whose noise builds on earlier noise; none without such a mechanism.
@@ -80,7 +64,9 @@ class TrainingStep(ABC):
         l2: float = 0.0,
         jit_compile: bool = False,
         group_weights: GroupWeights | None = None,
+        steps_per_execution: int = 1,
     ):
+        self._steps_per_execution = steps_per_execution
         self._model, self._loss, self._optimizer = model, loss, optimizer
         self._strategy, self._l2 = strategy, l2
         self._group_weights = group_weights
@@ -165,6 +151,27 @@ class TrainingStep(ABC):
         run = self._finish_accumulated if accumulated else self._finish_alone
         noise = (draws.seeds, draws.coefficients, np.int32(draws.slot))
         return _read(run(batch, tuple(tf.constant(part) for part in noise)))
+
+    def take_group(
+        self, batches: Iterator[Any], draws: Sequence[Draws], counts: Sequence[int]
+    ) -> list[StepTotals]:
+        """Takes several whole steps in one call: the same as `add` and `finish` of each.
+
+        Args:
+            batches: A `tf.data` or distributed iterator.
+            draws: From `draws` for the steps about to be taken, all of them paid for.
+            counts: Physical batches of each step.
+
+        Returns:
+            The totals of every physical batch, in order.
+        """
+        return self._group.take(batches, draws, counts)
+
+    @cached_property
+    def _group(self) -> StepGroup:
+        remember = None if self._memory is None else self._memory.remember
+        programs = StepPrograms(self._add, self._finish_alone, self._finish_accumulated, remember)
+        return StepGroup(programs, self._steps_per_execution)
 
     def recall(self, steps: int, randomness: Randomness) -> None:
         """To be called once, before the first step, in a run that has taken `steps` before.

@@ -51,7 +51,8 @@ class NoiseMemory:
                 )
                 for shape in shapes
             ]
-        self._advance = tf.function(
+        # Of the parts of `Draws` as tensors; may be called within another function.
+        self.remember = tf.function(
             lambda *noise: strategy.run(self._replica_advance, noise),
             autograph=False,
             jit_compile=jit_compile,
@@ -59,7 +60,7 @@ class NoiseMemory:
 
     def advance(self, draws: Draws) -> None:
         """Makes the noise of the next step and remembers it in place of the oldest."""
-        self._advance(
+        self.remember(
             tf.constant(draws.seeds),
             tf.constant(draws.coefficients),
             tf.constant(draws.feedback),
