@@ -103,54 +103,50 @@ class StepGroup:
         counts: tf.Tensor,
         steps: tf.Tensor,
     ) -> tf.Tensor:
-        totals = tf.TensorArray(tf.float32, size=tf.reduce_sum(counts), element_shape=[len(_NAMES)])
+        programs = self._programs
+        kept = tf.TensorArray(tf.float32, size=tf.reduce_sum(counts), element_shape=[len(_NAMES)])
 
-        def one(step: tf.Tensor, at: tf.Tensor, totals: Any) -> tuple[tf.Tensor, tf.Tensor, Any]:
+        def repeated(turns: tf.Tensor, program: Callable[[], Any], at: Any, kept: Any) -> Any:
+            """Runs a program of one physical batch so many times, keeping its totals."""
+            _, at, kept = _loop(
+                turns, lambda _, at, kept: (at + 1, kept.write(at, _row(program()))), at, kept
+            )
+            return at, kept
+
+        def one(step: tf.Tensor, at: tf.Tensor, kept: Any) -> tuple[tf.Tensor, Any]:
+            seeds, coefficients, feedback, slot = (part[step] for part in draws)
+            noise, alone = (seeds, coefficients, slot), tf.cast(counts[step] == 1, tf.int32)
+            if programs.remember is not None:
+                programs.remember(seeds, coefficients, feedback, slot)
             if kinds[1]:
-                at, totals = self._add_all_but_last(batches, counts[step] - 1, at, totals)
-            found = self._finish(kinds, batches, [part[step] for part in draws], counts[step])
-            return step + 1, at + 1, totals.write(at, _row(found))
+                at, kept = repeated(
+                    counts[step] - 1, lambda: programs.add(batches.get_next()), at, kept
+                )
+                at, kept = repeated(
+                    1 - alone,
+                    lambda: programs.finish_accumulated(batches.get_next(), noise),
+                    at,
+                    kept,
+                )
+            if kinds[0]:
+                # No tf.cond: under MirroredStrategy it loses what its branches take.
+                at, kept = repeated(
+                    alone, lambda: programs.finish_alone(batches.get_next(), noise), at, kept
+                )
+            return at, kept
 
-        # One at a time: each step begins with the weights that the one before has left.
-        _, _, totals = tf.while_loop(
-            lambda step, *_: step < steps,
-            one,
-            (tf.constant(0), tf.constant(0), totals),
-            parallel_iterations=1,
-        )
-        return totals.stack()
+        _, _, kept = _loop(steps, one, tf.constant(0), kept)
+        return kept.stack()
 
-    def _add_all_but_last(
-        self, batches: Any, count: tf.Tensor, at: tf.Tensor, totals: Any
-    ) -> tuple[tf.Tensor, Any]:
-        def add(turn: tf.Tensor, at: tf.Tensor, totals: Any) -> tuple[tf.Tensor, tf.Tensor, Any]:
-            found = self._programs.add(batches.get_next())
-            return turn + 1, at + 1, totals.write(at, _row(found))
 
-        _, at, totals = tf.while_loop(
-            lambda turn, *_: turn < count,
-            add,
-            (tf.constant(0), at, totals),
-            parallel_iterations=1,
-        )
-        return at, totals
-
-    def _finish(
-        self, kinds: tuple[bool, bool], batches: Any, draws: list[tf.Tensor], count: tf.Tensor
-    ) -> Any:
-        seeds, coefficients, feedback, slot = draws
-        if self._programs.remember is not None:
-            self._programs.remember(seeds, coefficients, feedback, slot)
-        batch, noise = batches.get_next(), (seeds, coefficients, slot)
-        if not kinds[1]:
-            return self._programs.finish_alone(batch, noise)
-        if not kinds[0]:
-            return self._programs.finish_accumulated(batch, noise)
-        return tf.cond(
-            count > 1,
-            lambda: self._programs.finish_accumulated(batch, noise),
-            lambda: self._programs.finish_alone(batch, noise),
-        )
+def _loop(turns: tf.Tensor, body: Callable[..., Any], *carried: Any) -> tuple[Any, ...]:
+    """(turn, *carried) after so many turns, one at a time: each begins with what the last left."""
+    return tf.while_loop(
+        lambda turn, *_: turn < turns,
+        lambda turn, *carried: (turn + 1, *body(turn, *carried)),
+        (tf.constant(0), *carried),
+        parallel_iterations=1,
+    )
 
 
 def _row(totals: dict[str, tf.Tensor]) -> tf.Tensor:

@@ -87,6 +87,14 @@ def test_replicas_end_with_the_weights_of_one_device_in_every_kind_of_step(repli
         assert_same_weights(differences)
 
 
+@pytest.mark.slow
+def test_replicas_taking_steps_in_groups_end_with_the_weights_of_single_steps():
+    found = run_replicas("groups", "--steps", "10")
+    assert len(found) == 2
+    for differences in found.values():
+        assert differences == {"single steps": 0.0, "replicas": 0.0}
+
+
 def assert_same_weights(found: dict[str, float]) -> None:
     assert found["strategies"] < 1e-5
     assert found["replicas"] == 0.0
