@@ -35,12 +35,14 @@ from training.optimizers import build_optimizer
 from training.privacy.half_precision import use_whole_float32
 from training.privacy.inspection import probe, problems_of
 from training.privacy.ledger import Ledger
+from training.privacy.measured_precision import require_whole_float32
 from training.privacy.plan import PrivacyPlan
 from training.privacy.problems import refuse
 from training.randomness import Randomness
 from training.run_directory import RunDirectory
 from training.steps import PlainStep, PrivateStep, TrainingStep
-from training.strategy import resolve_strategy
+from training.strategy import has_accelerators, is_tpu, resolve_strategy
+from training.tpu_operations import obstacles_of, refuse_obstacles
 from training.workers import Workers
 
 # Enough to see whether one example's output depends on another's.
@@ -176,7 +178,9 @@ class Session:
             accumulates=self.plan is not None or size < settings.batch_size
         )
         feed = ReplicaFeed(self.train, batching, self.strategy)
-        step.trace(feed.element_spec)
+        graphs = step.trace(feed.element_spec)
+        if is_tpu(self.strategy):
+            refuse_obstacles(obstacles_of(graphs, self.model.trained))
         model = self.model.built.model
         # The whole model carries the optimizer, because that is where Keras callbacks look.
         model.optimizer = optimizer
@@ -228,7 +232,8 @@ class Session:
         common: dict[str, Any] = {
             "accumulates": accumulates,
             "l2": settings.l2,
-            "jit_compile": settings.jit_compile,
+            # All that a TPU runs is compiled by XLA: around the replicas, and not within.
+            "jit_compile": settings.jit_compile and not is_tpu(self.strategy),
             "group_weights": self.mitigation.weights,
             "steps_per_execution": settings.steps_per_execution,
         }
@@ -330,6 +335,8 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
             steps=length.steps,
         )
         use_whole_float32()
+        if has_accelerators():
+            require_whole_float32(strategy)
         if plan.needs_one_root:
             # A step that is run again must release the same to the last bit.
             tf.config.experimental.enable_op_determinism()

@@ -183,22 +183,57 @@ class TrainingStep(ABC):
         if self._memory is not None:
             self._memory.recall(steps, lambda step: self.draws(step, randomness))
 
-    def trace(self, batch: Any) -> None:
-        """Compiles the step for batches like `batch`, so that a refused model is refused now.
+    def trace(self, batch: Any) -> list[tf.Graph]:
+        """Traces the step for batches like `batch`, so that a refused model is refused now.
 
         Args:
             batch: The feed's `element_spec`.
 
+        Returns:
+            The graphs of the programs that a step of one physical batch runs.
+
         Raises:
             UserError: If the model cannot be trained privately; names layer and remedy.
         """
+        *noise, remembered = self._noise_specs()
+        traced = [self._finish_alone.get_concrete_function(batch, tuple(noise)).graph]
+        if self._memory is not None:
+            traced.append(self._memory.remember.get_concrete_function(*remembered).graph)
+        return traced
+
+    def lowered(self, batch: Any) -> list[str]:
+        """The programs of a step as XLA takes them (HLO), before it optimizes; runs nothing.
+
+        Args:
+            batch: As in `trace`; on one device.
+
+        Raises:
+            ValueError: If XLA cannot take them; says why in XLA's words.
+        """
+
+        def hlo(function: Callable[..., Any], arguments: Any) -> str:
+            compiled = tf.function(function, autograph=False, jit_compile=True)
+            # It wants values, which it does not look at.
+            zeros = tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), arguments)
+            return str(compiled.experimental_get_compiler_ir(*zeros)(stage="hlo"))
+
+        def finish(batch: Any, noise: Noise) -> Any:
+            return self._replica_finish(batch, noise, accumulated=bool(self._accumulated))
+
+        *noise, remembered = self._noise_specs()
+        programs = [hlo(finish, (batch, tuple(noise)))]
+        if self._memory is not None:
+            programs.append(hlo(self._memory.advance_replica, remembered))
+        return programs
+
+    def _noise_specs(self) -> Any:
+        """Specifications of `Noise` and, last, of what `NoiseMemory.remember` takes."""
         draws = self.draws(0, Randomness(0, reproducible=True))
-        noise = (
-            tf.TensorSpec(draws.seeds.shape, tf.int64),
-            tf.TensorSpec(draws.coefficients.shape, tf.float32),
-            tf.TensorSpec([], tf.int32),
-        )
-        self._finish_alone.get_concrete_function(batch, noise)
+        seeds = tf.TensorSpec(draws.seeds.shape, tf.int64)
+        coefficients = tf.TensorSpec(draws.coefficients.shape, tf.float32)
+        slot = tf.TensorSpec([], tf.int32)
+        feedback = tf.TensorSpec(draws.feedback.shape, tf.float32)
+        return seeds, coefficients, slot, (seeds, coefficients, feedback, slot)
 
     def finalize(self) -> None:
         """To be called once, after the last step: the optimizer's last word on the weights.
