@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import chain
 from typing import Any
 
 import keras
@@ -163,11 +164,12 @@ def obstacles_of(graphs: Iterable[tf.Graph], model: keras.Model) -> list[Obstacl
     """
     layers = _Layers(model)
     found: dict[tuple[str, str], Obstacle] = {}
-    for node in (node for graph in graphs for node in _computation(graph.as_graph_def())):
+    for node, caller in chain.from_iterable(_computation(g.as_graph_def()) for g in graphs):
         reason = _reason_against(node)
         if reason is None:
             continue
-        layer = layers.path_in(node.name)
+        # Some functions' nodes carry the names of the layers around the call, and some do not.
+        layer = layers.path_in(node.name) or layers.path_in(caller)
         # A gradient repeats what the layer did.
         found.setdefault(
             (node.op, layer),
@@ -195,23 +197,24 @@ def refuse_obstacles(obstacles: Sequence[Obstacle]) -> None:
     raise UserError(f"training.strategy: a TPU cannot compile the step: {obstacles[0]}{others}")
 
 
-def _computation(graph: Any) -> Iterator[Any]:
-    """The nodes that a replica runs, those of every function it reaches among them."""
+def _computation(graph: Any) -> Iterator[tuple[Any, str]]:
+    """The nodes that a replica runs, each with the name of what calls the function it lies in."""
     functions = {f.signature.name: f.node_def for f in graph.library.function}
     nodes = list(graph.node)
     marked = [n for n in nodes if any(mark in n.attr for mark in _REPLICA_MARKS)]
-    waiting, seen = [marked or nodes], set[str]()
+    waiting, seen = [("", marked or nodes)], set[str]()
     while waiting:
-        for node in waiting.pop():
+        caller, nodes = waiting.pop()
+        for node in nodes:
             if node.op in functions:
                 called = [node.op]
             else:
-                yield node
-                called = [name for value in node.attr.values() for name in _functions_in(value)]
-            for name in called:
-                if name in functions and name not in seen:
-                    seen.add(name)
-                    waiting.append(functions[name])
+                yield node, caller
+                called = [f for value in node.attr.values() for f in _functions_in(value)]
+            for function in called:
+                if function in functions and function not in seen:
+                    seen.add(function)
+                    waiting.append((f"{caller}/{node.name}", functions[function]))
 
 
 def _functions_in(value: Any) -> list[str]:
@@ -278,9 +281,11 @@ class _Layers:
 
     def path_in(self, node: str) -> str:
         """Names of the layers that a node lies in, from outer to inner; "" if there are none."""
-        scopes = node.split("/")[:-1]
+        scopes = node.split("/")
         # Names that a graph has already are numbered: a model's, and then those within it.
-        numbered = any(_unnumbered(scope) == self.model.name for scope in scopes)
+        numbered = self.model.name not in scopes and any(
+            _unnumbered(scope) == self.model.name for scope in scopes
+        )
         found = (self._layer_at(scope, numbered) for scope in scopes)
         return "/".join(name for name in found if name)
 
