@@ -66,14 +66,7 @@ def wide() -> Built:
     return model, labelled({"features": np.ones((8, 300), "float32")}, 3)
 
 
-@pytest.mark.parametrize(
-    "build",
-    [
-        small_bert,
-        pytest.param(small_residual_network, marks=pytest.mark.slow),
-        wide,
-    ],
-)
+@pytest.mark.parametrize("build", [small_bert, small_residual_network, wide])
 def test_private_step_can_be_compiled_and_asks_for_whole_float32(build, whole_float32):
     model, batch = build()
     step = step_of(model, private=True)
