@@ -3,7 +3,8 @@
 Keras's own `CallbackList` drives it, so the familiar progress bar and users' own callbacks
 (EarlyStopping, ReduceLROnPlateau, TensorBoard ...) work as they do in `model.fit`. SIGTERM and
 Ctrl-C are obeyed between physical batches: the run is saved as it stood after the last whole step,
-and goes on from there to the same end.
+and goes on from there to the same end. Where several steps are taken in one call, all of this
+happens between calls; an epoch's end and a checkpoint that is due end a call early.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ class Loop:
         one_root: Of a run that may not draw a step anew; None for others.
         callbacks: Keras callbacks, in the order they are called.
         checkpoint_every: Steps between checkpoints; None for each epoch's end.
+        steps_per_execution: Most steps taken in one call.
         verbose: 1 shows the progress bar.
         clock: Times the steps.
         workers: The processes of the run; the chief's saves and records.
@@ -91,6 +93,7 @@ class Loop:
     one_root: OneRoot | None = None
     callbacks: Sequence[keras.callbacks.Callback] = ()
     checkpoint_every: int | None = None
+    steps_per_execution: int = 1
     verbose: int = 1
     clock: StepClock = field(default_factory=StepClock)
     workers: Workers = field(default_factory=Workers)
@@ -181,16 +184,18 @@ class Loop:
         first = epoch * self.length.steps_per_epoch
         last = min(first + self.length.steps_per_epoch, self.length.steps)
         while done < last and not self.model.stop_training:
-            if not self._within_budget(done):
+            steps = self._next_steps(done, last)
+            if not steps:
                 self.model.stop_training = self.out_of_budget = True
                 break
+            # As Keras does it: a call begins with its first batch and ends with its last.
             callbacks.on_train_batch_begin(done - first)
             with self.clock.step(done):
-                self._take(done, batches)
-            callbacks.on_train_batch_end(done - first, self._logs())
+                self._take(steps, batches)
+            done = steps.stop
+            callbacks.on_train_batch_end(done - 1 - first, self._logs())
             self._require_finite(math.isfinite(self._totals["loss"]))
-            done += 1
-            self.steps_taken += 1
+            self.steps_taken += len(steps)
             if done == last:
                 break
             if self._asked_to_stop():
@@ -239,21 +244,41 @@ class Loop:
         if self.one_root is not None:
             self.one_root.remove()
 
-    def _within_budget(self, step: int) -> bool:
-        if self.ledger is None or self.ledger.allows(step, self.release_identity):
-            return True
-        logging.warning(
-            "The privacy budget is spent after %d releases: one more would exceed epsilon %.4g. "
-            "Steps that were run again after an interruption drew fresh noise and counted again. "
-            "Training stops before step %d of %d; what was trained is saved and exported.",
-            self.ledger.releases,
-            self.ledger.plan.epsilon(self.ledger.plan.steps),
-            step + 1,
-            self.length.steps,
-        )
-        return False
+    def _next_steps(self, done: int, last: int) -> range:
+        """The steps of the next call; none if the privacy budget is spent."""
+        end = min(done + self.steps_per_execution, last)
+        if self.checkpoint_every:
+            end = min(end, (done // self.checkpoint_every + 1) * self.checkpoint_every)
+        steps = range(done, end)
+        if self.ledger is None:
+            return steps
+        steps = steps[: self.ledger.count_allowed(steps, self.release_identity)]
+        if not steps:
+            logging.warning(
+                "The privacy budget is spent after %d releases: one more would exceed epsilon "
+                "%.4g. Steps that were run again after an interruption drew fresh noise and "
+                "counted again. Training stops before step %d of %d; what was trained is saved and "
+                "exported.",
+                self.ledger.releases,
+                self.ledger.plan.epsilon(self.ledger.plan.steps),
+                done + 1,
+                self.length.steps,
+            )
+        return steps
 
-    def _take(self, step: int, batches: Iterator[Any]) -> None:
+    def _take(self, steps: range, batches: Iterator[Any]) -> None:
+        if self.steps_per_execution == 1:
+            self._take_one(steps[0], batches)
+            return
+        counts = [self.batching.count(step) for step in steps]
+        draws = [self.step.draws(step, self.randomness) for step in steps]
+        if self.ledger is not None:
+            # All of them before the first exists: a crash in between leaves budget spent.
+            self.ledger.record_group(steps, self.release_identity)
+        for totals in self.step.take_group(batches, draws, counts):
+            self._tally(totals)
+
+    def _take_one(self, step: int, batches: Iterator[Any]) -> None:
         count = self.batching.count(step)
         before = VolatileState.of(self.model) if count > 1 else None
         totals = dict(self._totals)

@@ -37,12 +37,14 @@ from training.privacy.clip_watch import ClipWatch
 from training.privacy.half_precision import use_whole_float32
 from training.privacy.inspection import probe, problems_of
 from training.privacy.ledger import Ledger
+from training.privacy.measured_precision import require_whole_float32
 from training.privacy.plan import PrivacyPlan
 from training.privacy.problems import refuse
 from training.randomness import Randomness
 from training.run_directory import RunDirectory
 from training.steps import PlainStep, PrivateStep, TrainingStep
-from training.strategy import resolve_strategy
+from training.strategy import has_accelerators, is_tpu, resolve_strategy
+from training.tpu_operations import obstacles_of, refuse_obstacles
 from training.unit_of_privacy import records_of
 from training.workers import Workers
 
@@ -52,6 +54,7 @@ _PROBED_EXAMPLES = 3
 _HOW_IT_IS_RUN = (
     "strategy",
     "jit_compile",
+    "steps_per_execution",
     "checkpoint_every",
     "keep_checkpoints",
     "profile",
@@ -138,7 +141,9 @@ class Session:
             accumulates=self.plan is not None or size < settings.batch_size
         )
         feed = ReplicaFeed(self.train, batching, self.strategy, self.recipe.data.service)
-        step.trace(feed.element_spec)
+        graphs = step.trace(feed.element_spec)
+        if is_tpu(self.strategy):
+            refuse_obstacles(obstacles_of(graphs, self.model.trained))
         model = self.model.built.model
         # The whole model carries the optimizer, because that is where Keras callbacks look.
         model.optimizer = optimizer
@@ -157,6 +162,7 @@ class Session:
             one_root=self._one_root(run),
             callbacks=callbacks,
             checkpoint_every=settings.checkpoint_every,
+            steps_per_execution=settings.steps_per_execution,
             verbose=verbose if self.workers.is_chief else 0,
             workers=self.workers,
             give_up=lambda: give_up(self.train),
@@ -190,9 +196,11 @@ class Session:
         common: dict[str, Any] = {
             "accumulates": accumulates,
             "l2": settings.l2,
-            "jit_compile": settings.jit_compile,
+            # All that a TPU runs is compiled by XLA: around the replicas, and not within.
+            "jit_compile": settings.jit_compile and not is_tpu(self.strategy),
             "group_weights": self.mitigation.weights,
             "terms": Terms.of(self.recipe.objective),
+            "steps_per_execution": settings.steps_per_execution,
         }
         arguments = (self.model.trained, loss, optimizer, self.strategy)
         if self.plan is None:
@@ -309,6 +317,8 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
             versions=mitigation.rows_per_record,
         )
         use_whole_float32()
+        if has_accelerators():
+            require_whole_float32(strategy)
         if plan.needs_one_root:
             # A step that is run again must release the same to the last bit.
             tf.config.experimental.enable_op_determinism()

@@ -8,8 +8,8 @@ logical batch, and every replica then does the same arithmetic on the same numbe
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import keras
@@ -28,32 +28,11 @@ from training.privacy.noise_memory import NoiseMemory
 from training.privacy.plan import PrivacyPlan
 from training.privacy.taps import find_sites
 from training.randomness import Randomness
+from training.step_groups import StepGroup, StepPrograms
+from training.step_totals import StepTotals
 
 # A step's `Draws` inside the graph: seeds, coefficients and slot.
 Noise: TypeAlias = "tuple[tf.Tensor, tf.Tensor, tf.Tensor]"
-
-
-@dataclass(frozen=True)
-class StepTotals:
-    """Sums over the real examples of a physical batch (training examples: not private).
-
-    Attributes:
-        loss: Sum of losses.
-        correct: Examples whose most likely label is the true one.
-        examples: Real examples.
-        non_finite: Examples left out because their gradient was not finite.
-        unfairness: Penalty of the physical batch, times its real examples; 0 without one.
-        opacity: Sum of opacities; 0 where the objective has no such term.
-        leakage: Sum of leakages; likewise.
-    """
-
-    loss: float
-    correct: float
-    examples: float
-    non_finite: float
-    unfairness: float = 0.0
-    opacity: float = 0.0
-    leakage: float = 0.0
 
 
 class TrainingStep(ABC):
@@ -69,6 +48,7 @@ class TrainingStep(ABC):
         jit_compile: Compile with XLA.
         group_weights: Weights of examples by group and label.
         terms: What is added to the loss beside unfairness.
+        steps_per_execution: Most steps that `take_group` takes in one call.
     """
 
     # Of mechanisms whose noise builds on earlier noise; none without such a mechanism.
@@ -90,7 +70,9 @@ class TrainingStep(ABC):
         jit_compile: bool = False,
         group_weights: GroupWeights | None = None,
         terms: Terms | None = None,
+        steps_per_execution: int = 1,
     ):
+        self._steps_per_execution = steps_per_execution
         self._model, self._loss, self._optimizer = model, loss, optimizer
         self._strategy, self._l2 = strategy, l2
         self._group_weights = group_weights
@@ -202,6 +184,27 @@ class TrainingStep(ABC):
         noise = (draws.seeds, draws.coefficients, np.int32(draws.slot))
         return _read(run(batch, tuple(tf.constant(part) for part in noise)))
 
+    def take_group(
+        self, batches: Iterator[Any], draws: Sequence[Draws], counts: Sequence[int]
+    ) -> list[StepTotals]:
+        """Takes several whole steps in one call: the same as `add` and `finish` of each.
+
+        Args:
+            batches: A `tf.data` or distributed iterator.
+            draws: From `draws` for the steps about to be taken, all of them paid for.
+            counts: Physical batches of each step.
+
+        Returns:
+            The totals of every physical batch, in order.
+        """
+        return self._group.take(batches, draws, counts)
+
+    @cached_property
+    def _group(self) -> StepGroup:
+        remember = None if self._memory is None else self._memory.remember
+        programs = StepPrograms(self._add, self._finish_alone, self._finish_accumulated, remember)
+        return StepGroup(programs, self._steps_per_execution)
+
     def recall(self, steps: int, randomness: Randomness) -> None:
         """To be called once, before the first step, in a run that has taken `steps` before.
 
@@ -212,22 +215,57 @@ class TrainingStep(ABC):
         if self._memory is not None:
             self._memory.recall(steps, lambda step: self.draws(step, randomness))
 
-    def trace(self, batch: Any) -> None:
-        """Compiles the step for batches like `batch`, so that a refused model is refused now.
+    def trace(self, batch: Any) -> list[tf.Graph]:
+        """Traces the step for batches like `batch`, so that a refused model is refused now.
 
         Args:
             batch: The feed's `element_spec`.
 
+        Returns:
+            The graphs of the programs that a step of one physical batch runs.
+
         Raises:
             UserError: If the model cannot be trained privately; names layer and remedy.
         """
+        *noise, remembered = self._noise_specs()
+        traced = [self._finish_alone.get_concrete_function(batch, tuple(noise)).graph]
+        if self._memory is not None:
+            traced.append(self._memory.remember.get_concrete_function(*remembered).graph)
+        return traced
+
+    def lowered(self, batch: Any) -> list[str]:
+        """The programs of a step as XLA takes them (HLO), before it optimizes; runs nothing.
+
+        Args:
+            batch: As in `trace`; on one device.
+
+        Raises:
+            ValueError: If XLA cannot take them; says why in XLA's words.
+        """
+
+        def hlo(function: Callable[..., Any], arguments: Any) -> str:
+            compiled = tf.function(function, autograph=False, jit_compile=True)
+            # It wants values, which it does not look at.
+            zeros = tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), arguments)
+            return str(compiled.experimental_get_compiler_ir(*zeros)(stage="hlo"))
+
+        def finish(batch: Any, noise: Noise) -> Any:
+            return self._replica_finish(batch, noise, accumulated=bool(self._accumulated))
+
+        *noise, remembered = self._noise_specs()
+        programs = [hlo(finish, (batch, tuple(noise)))]
+        if self._memory is not None:
+            programs.append(hlo(self._memory.advance_replica, remembered))
+        return programs
+
+    def _noise_specs(self) -> Any:
+        """Specifications of `Noise` and, last, of what `NoiseMemory.remember` takes."""
         draws = self.draws(0, Randomness(0, reproducible=True))
-        noise = (
-            tf.TensorSpec(draws.seeds.shape, tf.int64),
-            tf.TensorSpec(draws.coefficients.shape, tf.float32),
-            tf.TensorSpec([], tf.int32),
-        )
-        self._finish_alone.get_concrete_function(batch, noise)
+        seeds = tf.TensorSpec(draws.seeds.shape, tf.int64)
+        coefficients = tf.TensorSpec(draws.coefficients.shape, tf.float32)
+        slot = tf.TensorSpec([], tf.int32)
+        feedback = tf.TensorSpec(draws.feedback.shape, tf.float32)
+        return seeds, coefficients, slot, (seeds, coefficients, feedback, slot)
 
     def finalize(self) -> None:
         """To be called once, after the last step: the optimizer's last word on the weights.

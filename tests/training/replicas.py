@@ -267,10 +267,41 @@ def kinds(
     return results
 
 
+def groups(steps: int, per_execution: int) -> dict[str, Any]:
+    """Steps taken several in a call against steps taken one by one, on the replicas alike."""
+    found = {}
+    for name, privacy, physical in (
+        ("plain", PrivacySettings(), None),
+        ("private, accumulated", PrivacySettings(enabled=True, noise_multiplier=0.5), 40),
+    ):
+        single = replace(
+            BASE,
+            privacy=privacy,
+            training=replace(
+                BASE.training, steps=steps, physical_batch_size=physical, strategy="mirrored"
+            ),
+        )
+        several = replace(single.training, steps_per_execution=per_execution)
+        with tempfile.TemporaryDirectory() as folder:
+            ones = trained(single, Path(folder) / "1").trainable_variables
+            groups = trained(replace(single, training=several), Path(folder) / "n")
+        of_replicas = [
+            [variable.value.values[i].numpy() for variable in groups.trainable_variables]
+            for i in range(len(tf.config.list_logical_devices("CPU")))
+        ]
+        found[name] = {
+            "single steps": largest_difference(of_replicas[0], [v.numpy() for v in ones]),
+            "replicas": max(largest_difference(of_replicas[0], other) for other in of_replicas),
+        }
+    return found
+
+
 def main() -> None:
     """Prints the differences that the command line asks for."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("kinds", "accumulated", "clipping", "noiseless", "users"))
+    parser.add_argument(
+        "what", choices=("kinds", "accumulated", "clipping", "noiseless", "users", "groups")
+    )
     parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--steps", type=int, default=5)
     arguments = parser.parse_args()
@@ -285,6 +316,9 @@ def main() -> None:
         return
     if arguments.what == "users":
         print(json.dumps(users(physical=2 * 3 * arguments.replicas)))
+        return
+    if arguments.what == "groups":
+        print(json.dumps(groups(arguments.steps, 3)))
         return
     if arguments.what == "noiseless":
         silent = replace(private, noise_multiplier=NO_NOISE)

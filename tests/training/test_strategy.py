@@ -92,6 +92,14 @@ def test_replicas_that_share_users_out_end_with_the_weights_of_one_device():
     assert_same_weights(run_replicas("users")["users"])
 
 
+@pytest.mark.slow
+def test_replicas_taking_steps_in_groups_end_with_the_weights_of_single_steps():
+    found = run_replicas("groups", "--steps", "10")
+    assert len(found) == 2
+    for differences in found.values():
+        assert differences == {"single steps": 0.0, "replicas": 0.0}
+
+
 def assert_same_weights(found: dict[str, float]) -> None:
     assert found["strategies"] < 1e-5
     assert found["replicas"] == 0.0

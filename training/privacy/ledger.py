@@ -149,7 +149,17 @@ class Ledger:
 
     def allows(self, step: int, randomness: str) -> bool:
         """Whether the release of `step` stays within the releases that the plan promised."""
-        return Release(step, randomness) in self._releases or self.releases < self._plan.steps
+        return self.count_allowed(range(step, step + 1), randomness) == 1
+
+    def count_allowed(self, steps: range, randomness: str) -> int:
+        """How many of `steps`, from the first, stay within the releases that the plan promised."""
+        left = self._plan.steps - self.releases
+        for number, step in enumerate(steps):
+            if Release(step, randomness) not in self._releases:
+                if not left:
+                    return number
+                left -= 1
+        return len(steps)
 
     def record(self, step: int, randomness: str) -> None:
         """Records the release of `step`, durably, unless it is already there.
@@ -162,15 +172,24 @@ class Ledger:
         Raises:
             UserError: If it cannot be written; the release must then not be used.
         """
-        release = Release(step, randomness)
-        if release in self._releases:
+        self.record_group(range(step, step + 1), randomness)
+
+    def record_group(self, steps: range, randomness: str) -> None:
+        """As `record` of each of `steps`, in one write: all are on the disk when it returns.
+
+        Raises:
+            UserError: If they cannot be written; none of the releases must then be used.
+        """
+        named = (Release(step, randomness) for step in steps)
+        new = [release for release in named if release not in self._releases]
+        if not new:
             return
         if self._writes:
             self.begin()
             if self._cut:
                 self._count_what_was_cut()
-            self._append(_entry(release))
-        self._releases[release] = None
+            self._append(*map(_entry, new))
+        self._releases.update(dict.fromkeys(new))
 
     def record_validation(self, release: Mapping[str, Any]) -> None:
         """Records a release of validation examples, durably; every call is another release.
@@ -201,16 +220,19 @@ class Ledger:
             "plan": self._plan.to_dict(),
             "fingerprint": self._plan.fingerprint,
         }
-        write_atomically(self._path, self._line(header))
+        write_atomically(self._path, self._last_line(header))
         self._checks.append(_check("", header))
 
-    def _append(self, entry: dict[str, Any]) -> None:
-        append_durably(self._path, self._line(entry))
-        self._checks.append(_check(self._checks[-1], entry))
+    def _append(self, *entries: dict[str, Any]) -> None:
+        checks, lines = [self._checks[-1]], []
+        for entry in entries:
+            lines.append(_line(checks[-1], entry))
+            checks.append(_check(checks[-1], entry))
+        append_durably(self._path, "".join(lines))
+        self._checks += checks[1:]
 
-    def _line(self, content: dict[str, Any]) -> str:
-        previous = self._checks[-1] if self._checks else ""
-        return json.dumps({**content, "check": _check(previous, content)}) + "\n"
+    def _last_line(self, content: dict[str, Any]) -> str:
+        return _line(self._checks[-1] if self._checks else "", content)
 
     def _read(self) -> None:
         *lines, self._cut = self._path.read_text(encoding="utf-8", errors="replace").split("\n")
@@ -244,7 +266,7 @@ class Ledger:
         release, self._cut = self._release_cut(), ""
         text = self._path.read_text(encoding="utf-8", errors="replace")
         whole = text[: text.rfind("\n") + 1]
-        write_atomically(self._path, whole + self._line(_entry(release)))
+        write_atomically(self._path, whole + self._last_line(_entry(release)))
         self._checks.append(_check(self._checks[-1], _entry(release)))
 
     def _refuse_other_plan(self, header: Mapping[str, Any]) -> None:
@@ -261,6 +283,10 @@ class Ledger:
 
 def _entry(release: Release) -> dict[str, Any]:
     return {"release": release.step, "randomness": release.randomness}
+
+
+def _line(previous: str, content: Mapping[str, Any]) -> str:
+    return json.dumps({**content, "check": _check(previous, content)}) + "\n"
 
 
 def _check(previous: str, content: Mapping[str, Any]) -> str:
