@@ -79,6 +79,7 @@ class Encoded:
         from data import batches_in_order
         from evaluation import evaluate, predict_batches
         from training.fairness import Mitigation
+        from training.privacy.group_releases import GroupReleases
         from training.privacy.ledger import Ledger
         from training.privacy.plan import PrivacyPlan
         from training.randomness import Randomness
@@ -93,6 +94,9 @@ class Encoded:
                 num_examples=len(self.session.train),
                 batch_size=recipe.training.batch_size,
                 steps=length.steps,
+                group_releases=GroupReleases.from_settings(
+                    recipe.fairness, len(self.session.train), recipe.training.batch_size
+                ),
             )
         positive = recipe.evaluation.positive_label
         session = dataclasses.replace(
@@ -100,7 +104,7 @@ class Encoded:
             recipe=recipe,
             plan=plan,
             length=length,
-            mitigation=Mitigation.of(recipe.fairness, self.session.dataset, positive),
+            mitigation=Mitigation.of(recipe.fairness, self.session.dataset, positive, plan),
             randomness=Randomness.from_seed(seed, json.dumps(dataclasses.asdict(recipe))),
         )
         trained = session.model.trained

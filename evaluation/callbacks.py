@@ -48,6 +48,8 @@ from evaluation.predictions import Predictions
 if TYPE_CHECKING:
     from data.contracts import Batch, DatasetInfo
 
+# How logs that come from noisy releases alone begin.
+RELEASED = "released "
 _RESAMPLES_BETWEEN_EPOCHS = 200
 
 
@@ -263,6 +265,13 @@ def _write_training_scalars(logs: Mapping[str, Any]) -> None:
                 float(value),
                 description="The bound in use on every example's gradient, found from noisy counts "
                 "that ε pays for.",
+            )
+            continue
+        if name.startswith(RELEASED):
+            tf.summary.scalar(
+                f"4 privacy/{name}",
+                float(value),
+                description="From noisy tables of training examples by group, which ε pays for.",
             )
             continue
         tf.summary.scalar(

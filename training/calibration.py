@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from configs.schema import Recipe, SettingError, TrainingSettings
+from training.privacy.group_releases import GroupReleases
 from training.privacy.plan import PrivacyPlan
 
 _MOST_STEPS = 10**7
@@ -37,7 +38,13 @@ def resolved(
     def keeps(settings: TrainingSettings) -> bool:
         steps = steps_of(settings, num_records)
         plan = PrivacyPlan.from_settings(
-            privacy, num_examples=num_records, batch_size=settings.batch_size, steps=steps
+            privacy,
+            num_examples=num_records,
+            batch_size=settings.batch_size,
+            steps=steps,
+            group_releases=GroupReleases.from_settings(
+                recipe.fairness, num_records, settings.batch_size
+            ),
         )
         return plan.epsilon(steps) <= float(privacy.epsilon or 0.0)
 

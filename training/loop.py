@@ -25,6 +25,7 @@ from training.checkpoints import Checkpoints, Position
 from training.interruption import Interruption, Stopped
 from training.one_root import OneRoot
 from training.privacy.ledger import Ledger
+from training.progress_bar import ProgressBar
 from training.randomness import Randomness
 from training.step_clock import StepClock
 from training.steps import StepTotals, TrainingStep
@@ -70,6 +71,8 @@ class Loop:
         callbacks: Keras callbacks, in the order they are called.
         checkpoint_every: Steps between checkpoints; None for each epoch's end.
         verbose: 1 shows the progress bar.
+        before_step: Called with every step about to be taken, before its batch is read; None for
+            nothing to be done then.
         clock: Times the steps.
         workers: The processes of the run; the chief's saves and records.
         steps_taken: Optimizer steps that `run` has taken.
@@ -89,6 +92,7 @@ class Loop:
     callbacks: Sequence[keras.callbacks.Callback] = ()
     checkpoint_every: int | None = None
     verbose: int = 1
+    before_step: Callable[[int], None] | None = None
     clock: StepClock = field(default_factory=StepClock)
     workers: Workers = field(default_factory=Workers)
     steps_taken: int = 0
@@ -141,8 +145,7 @@ class Loop:
     def _from(self, position: Position) -> int:
         self.model.stop_training = False
         callbacks = keras.callbacks.CallbackList(
-            list(self.callbacks),
-            add_progbar=bool(self.verbose),
+            [*self.callbacks, *([ProgressBar()] if self.verbose else [])],
             model=self.model,
             verbose=self.verbose,
             epochs=self.length.epochs,
@@ -198,7 +201,7 @@ class Loop:
                 "epsilon). Training goes on with noise alone.",
                 epoch + 1,
             )
-        callbacks.on_epoch_end(epoch, self._logs())
+        callbacks.on_epoch_end(epoch, {**self._logs(), **self.step.of_groups()})
         self.model.stop_training = self.workers.any(self.model.stop_training)
         if done < self.length.steps and not self.model.stop_training:
             if self._asked_to_stop():
@@ -213,7 +216,7 @@ class Loop:
         if position.ledger is not None:
             self.ledger.require_past(position.ledger)
         saved = 0 if position.ledger is None else position.ledger["releases"]
-        unsaved = self.ledger.releases - saved
+        unsaved = self.ledger.recorded - saved
         if unsaved:
             logging.info(
                 "The ledger holds %d releases after the checkpoint of step %d. They are spent; %s",
@@ -245,6 +248,8 @@ class Loop:
         return False
 
     def _take(self, step: int, batches: Iterator[Any]) -> None:
+        if self.before_step is not None:
+            self.before_step(step)
         count = self.batching.count(step)
         before = VolatileState.of(self.model) if count > 1 else None
         totals = dict(self._totals)
@@ -294,6 +299,8 @@ class Loop:
         }
         if self._totals["unfairness"]:
             logs["unfairness"] = self._totals["unfairness"] / examples
+        if self._totals["adversary_loss"]:
+            logs["adversary_loss"] = self._totals["adversary_loss"] / examples
         if self._totals["non_finite"]:
             logs["non_finite_examples"] = self._totals["non_finite"]
         return {**logs, **self.step.released()}

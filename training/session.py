@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,18 @@ import models
 from configs.schema import Recipe, SettingError, TrainingSettings, UserError
 from data import Dataset, PreparedSplit
 from models import BuiltModel
+from training.adversarial_step import AdversarialStep
 from training.batching import Batching, ShuffledSampler
 from training.calibration import resolved
 from training.checkpoints import Checkpoints
-from training.fairness import Mitigation
+from training.fairness import Mitigation, Player, PrivateTables
 from training.feeding import ReplicaFeed
 from training.frozen_features import fits_in_memory, through_prefix
 from training.loop import Length, Loop
 from training.losses import recipe_loss
 from training.one_root import OneRoot, kept_root
 from training.optimizers import build_optimizer
+from training.privacy.group_releases import GroupReleases
 from training.privacy.half_precision import use_whole_float32
 from training.privacy.inspection import probe, problems_of
 from training.privacy.ledger import Ledger
@@ -196,7 +198,28 @@ class Session:
             checkpoint_every=settings.checkpoint_every,
             verbose=verbose if self.workers.is_chief else 0,
             workers=self.workers,
+            before_step=self._before_step(step, ledger),
         )
+
+    def _before_step(
+        self, step: TrainingStep, ledger: Ledger | None
+    ) -> Callable[[int], None] | None:
+        """Releases noisy tables of groups, if the plan has any."""
+        if self.plan is None or self.plan.group_releases is None or step.player is None:
+            return None
+        if ledger is None:
+            raise ValueError("Noisy tables of groups need a ledger to be recorded in.")
+        return PrivateTables(
+            releases=self.plan.group_releases,
+            player=step.player,
+            model=self.model.trained,
+            loss=recipe_loss(self.recipe, self.dataset.info.label_names),
+            examples=self.train,
+            batch_size=self.recipe.evaluation.batch_size,
+            ledger=ledger,
+            randomness=self.randomness,
+            workers=self.workers,
+        ).before
 
     def _release_identity(self, size: int, replicas: int) -> str:
         """Two releases of one step are the same only if all of this is the same."""
@@ -229,9 +252,13 @@ class Session:
             "jit_compile": settings.jit_compile,
             "group_weights": self.mitigation.weights,
         }
+        if self.mitigation.game is not None:
+            common["player"] = Player(self.mitigation.game, self.strategy)
         arguments = (self.model.trained, loss, optimizer, self.strategy)
         if self.plan is None:
-            penalty = self.mitigation.penalty
+            penalty, adversary = self.mitigation.penalty, self.mitigation.adversary
+            if adversary is not None:
+                return optimizer, AdversarialStep(*arguments, adversary=adversary, **common)
             return optimizer, PlainStep(*arguments, penalty=penalty, **common)
         budget = self.recipe.privacy.memory_budget
         memory_bytes = None if budget is None else 1e9 * budget
@@ -310,7 +337,6 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
         recipe, len(dataset.train), lambda settings, records: run_length(settings, records).steps
     )
     settings = recipe.training
-    mitigation = Mitigation.of(recipe.fairness, dataset, recipe.evaluation.positive_label)
     randomness = _shared_randomness(recipe, dataset, workers, run)
     files = sorted(dataset.info.provenance.sha256.items())
     workers.require_same(
@@ -325,11 +351,15 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
             num_examples=len(dataset.train),
             batch_size=settings.batch_size,
             steps=length.steps,
+            group_releases=GroupReleases.from_settings(
+                recipe.fairness, len(dataset.train), settings.batch_size
+            ),
         )
         use_whole_float32()
         if plan.needs_one_root:
             # A step that is run again must release the same to the last bit.
             tf.config.experimental.enable_op_determinism()
+    mitigation = Mitigation.of(recipe.fairness, dataset, recipe.evaluation.positive_label, plan)
     with strategy.scope():
         built = build_model(recipe, dataset)
     train = data.prepare(dataset.train, built.preprocess)

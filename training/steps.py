@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from training.fairness import GroupWeights, Penalty
+from training.fairness import GroupWeights, Penalty, Player
 from training.privacy.adaptive_query import half_counts
 from training.privacy.clip_methods import ClipMethod
 from training.privacy.clip_methods.base import LEAST_BOUND
@@ -41,6 +41,7 @@ class StepTotals:
         examples: Real examples.
         non_finite: Examples left out because their gradient was not finite.
         unfairness: Penalty of the physical batch, times its real examples; 0 without one.
+        adversary_loss: Sum of an adversary's losses; 0 without one.
     """
 
     loss: float
@@ -48,6 +49,7 @@ class StepTotals:
     examples: float
     non_finite: float
     unfairness: float = 0.0
+    adversary_loss: float = 0.0
 
 
 class TrainingStep(ABC):
@@ -62,12 +64,13 @@ class TrainingStep(ABC):
         l2: L2 penalty on weight matrices; looks at no example.
         jit_compile: Compile with XLA.
         group_weights: Weights of examples by group and label.
+        player: A second player, who prices examples by group and label.
     """
 
     # Of mechanisms whose noise builds on earlier noise; none without such a mechanism.
     _memory: NoiseMemory | None = None
-    # Numbers that are summed over the logical batch beside the gradients.
-    _further_sums = 0
+    # Shapes of what is summed over the logical batch beside the gradients.
+    _further_shapes: tuple[tuple[int, ...], ...] = ()
 
     def __init__(
         self,
@@ -80,17 +83,18 @@ class TrainingStep(ABC):
         l2: float = 0.0,
         jit_compile: bool = False,
         group_weights: GroupWeights | None = None,
+        player: Player | None = None,
     ):
         self._model, self._loss, self._optimizer = model, loss, optimizer
         self._strategy, self._l2 = strategy, l2
-        self._group_weights = group_weights
+        self._group_weights, self.player = group_weights, player
         self._variables = model.trainable_variables
         with strategy.scope():
             optimizer.build(self._variables)
             self._accumulated = (
                 [
                     *(self._local_total(tuple(v.shape)) for v in self._variables),
-                    *(self._local_total(()) for _ in range(self._further_sums)),
+                    *(self._local_total(shape) for shape in self._further_shapes),
                 ]
                 if accumulates
                 else []
@@ -129,6 +133,11 @@ class TrainingStep(ABC):
         """From the sums over the whole logical batch to the gradient that is applied."""
 
     def _loss_of(self, batch: dict[str, Any]) -> PerExampleLoss:
+        """The loss that is minimised: each example's depends on itself and its group alone."""
+        loss = self._task_loss_of(batch)
+        return loss if self.player is None else self.player.priced(batch, loss)
+
+    def _task_loss_of(self, batch: dict[str, Any]) -> PerExampleLoss:
         """The loss with each example's weight, which depends on its own group and label alone."""
         if self._group_weights is None:
             return self._loss
@@ -138,7 +147,11 @@ class TrainingStep(ABC):
     @property
     def state(self) -> list[tf.Variable]:
         """What a checkpoint must keep, beside model and optimizer, for the same next step."""
-        return []
+        return [] if self.player is None else self.player.state
+
+    def of_groups(self) -> dict[str, float]:
+        """What a second player holds and has seen, by name; see `Player.named`."""
+        return {} if self.player is None else self.player.named()
 
     def released(self) -> dict[str, float]:
         """What the releases so far made known beside the weights; epsilon covers it."""
@@ -295,6 +308,9 @@ class PlainStep(TrainingStep):
 
     def __init__(self, *arguments: Any, penalty: Penalty | None = None, **further: Any):
         self._penalty = penalty
+        player = further.get("player")
+        if player is not None:
+            self._further_shapes = (player.table_shape,)
         super().__init__(*arguments, **further)
 
     def _gradient_sum(self, batch: dict[str, Any]) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
@@ -312,10 +328,18 @@ class PlainStep(TrainingStep):
                 total += self._penalty.weight * unfairness
         found = tape.gradient(total, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         sums = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in found]
+        if self.player is not None:
+            # The task's own loss is what is told of, and what groups are compared by.
+            losses = tf.where(mask, self._task_loss_of(batch)(batch["labels"], logits), 0.0)
+            sums.append(self.player.table(batch, logits, self._loss(batch["labels"], logits)))
         report = _report(batch["labels"], logits, losses, mask, tf.zeros([]))
         return sums, {**report, "unfairness": unfairness}
 
     def _release(self, sums: list[tf.Tensor], examples: tf.Tensor, noise: Noise) -> list[tf.Tensor]:
+        if self.player is not None:
+            # The model moves by the prices before this table: both players move at once.
+            *sums, table = sums
+            self.player.learn(table)
         return [total / tf.maximum(examples, 1.0) for total in sums]
 
 
@@ -327,7 +351,8 @@ class PrivateStep(TrainingStep):
         plan's public constant.
 
     Args:
-        plan: Sets clipping, noise and divisor.
+        plan: Sets clipping, noise and divisor; and the noisy tables that a player learns from,
+            which are no part of the step (`training.fairness.PrivateTables`).
         memory_bytes: Most that per-example gradients may hold at once, as in
             `training.privacy.norms.within_memory`.
         further: As `TrainingStep`.
@@ -344,7 +369,7 @@ class PrivateStep(TrainingStep):
         self._memory_bytes = memory_bytes
         self._sites = find_sites(arguments[0])
         self._bound = _bound(plan, arguments[3]) if plan.clipping.adapts else None
-        self._further_sums = int(plan.clipping.adapts)
+        self._further_shapes = ((),) if plan.clipping.adapts else ()
         super().__init__(*arguments, **further)
         if plan.mechanism.slots:
             self._memory = NoiseMemory(
@@ -357,7 +382,7 @@ class PrivateStep(TrainingStep):
 
     @property
     def state(self) -> list[tf.Variable]:
-        return [] if self._bound is None else [self._bound]
+        return super().state if self._bound is None else [self._bound, *super().state]
 
     def released(self) -> dict[str, float]:
         return (
@@ -367,7 +392,7 @@ class PrivateStep(TrainingStep):
         )
 
     def draws(self, step: int, randomness: Randomness) -> Draws:
-        released = max(1, len(self._variables)) + self._further_sums
+        released = max(1, len(self._variables)) + len(self._further_shapes)
         return self._plan.draws(step, randomness, released)
 
     def _gradient_sum(self, batch: dict[str, Any]) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
@@ -389,9 +414,11 @@ class PrivateStep(TrainingStep):
 
     def _observe(self, batch: dict[str, Any], clipped: ClippedSum) -> dict[str, tf.Tensor]:
         """What to report of a physical batch: a tensor for each field of `StepTotals`."""
-        return _report(
-            batch["labels"], clipped.logits, clipped.losses, batch["mask"], clipped.non_finite
-        )
+        losses = clipped.losses
+        if self.player is not None:
+            task = self._task_loss_of(batch)(batch["labels"], clipped.logits)
+            losses = tf.where(batch["mask"] & tf.math.is_finite(task), task, 0.0)
+        return _report(batch["labels"], clipped.logits, losses, batch["mask"], clipped.non_finite)
 
     def _release(self, sums: list[tf.Tensor], examples: tf.Tensor, noise: Noise) -> list[tf.Tensor]:
         seeds, coefficients, slot = noise

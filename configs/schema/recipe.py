@@ -38,3 +38,5 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.privacy.enabled:
             self.fairness.require_private()
+        else:
+            self.fairness.require_plain()

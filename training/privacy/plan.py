@@ -29,7 +29,8 @@ from training.privacy.clip_methods import (
     build_clip_method,
 )
 from training.privacy.clip_methods.base import LEAST_BOUND
-from training.privacy.events import Neighbours, event_of, proven
+from training.privacy.events import SCHEDULED, Neighbours, event_of, proven
+from training.privacy.group_releases import GroupReleases
 from training.privacy.mechanisms import (
     MECHANISMS,
     Draws,
@@ -63,7 +64,8 @@ class PrivacyPlan:
     Guarantees:
         Releasing `steps` noisy gradient sums, and anything computed from them alone, is
         (epsilon, delta)-differentially private for `neighbours`, with respect to one record: an
-        example, or all of a person's rows where `rows_per_record` is more than 1.
+        example, or all of a person's rows where `rows_per_record` is more than 1. Noisy tables of
+        groups, where the plan has any, are part of that epsilon.
 
     Attributes:
         sampling: Which examples form each batch.
@@ -78,6 +80,7 @@ class PrivacyPlan:
         rows_per_record: Rows of the batch that are one record, bounded together: 1 where every
             example is protected by itself, k where a person's (up to k) examples are, and
             `sampling` draws people.
+        group_releases: Noisy tables of groups that are released beside; None for none.
     """
 
     sampling: Sampling
@@ -88,6 +91,7 @@ class PrivacyPlan:
     accountant: str = "pld"
     neighbours: Neighbours | None = None
     rows_per_record: int = 1
+    group_releases: GroupReleases | None = None
 
     def __post_init__(self) -> None:
         require(
@@ -119,8 +123,34 @@ class PrivacyPlan:
         )
         if self.neighbours is None:
             object.__setattr__(self, "neighbours", proven(self.sampling, self.mechanism)[0])
+        if self.group_releases is not None:
+            self._require_tables_proven(self.group_releases)
         # A combination without a proof is refused here.
         require_supported(self.event(1), self.accountant)
+
+    def _require_tables_proven(self, tables: GroupReleases) -> None:
+        key, value = "fairness.releases.noise_multiplier", tables.noise_multiplier
+        require(
+            isinstance(self.mechanism, GaussianMechanism) and isinstance(self.sampling, SCHEDULED),
+            key,
+            value,
+            "null with steps that depend on each other; beside tables of groups is proven "
+            "privacy.mechanism.method: gaussian with privacy.sampling.method: "
+            + ", ".join(str(vars(cls)["method"]) for cls in SCHEDULED),
+        )
+        require(
+            self.rows_per_record == 1,
+            key,
+            value,
+            "null where a record is several examples: one of them is in several cells of a table",
+        )
+        require(
+            tables.within(self.steps) > 0,
+            "training.steps",
+            self.steps,
+            f"more than {tables.first}: the first table of groups is released then "
+            "(fairness.releases.every)",
+        )
 
     @classmethod
     def dp_sgd(
@@ -151,7 +181,13 @@ class PrivacyPlan:
 
     @classmethod
     def from_settings(
-        cls, settings: PrivacySettings, *, num_examples: int, batch_size: int, steps: int
+        cls,
+        settings: PrivacySettings,
+        *,
+        num_examples: int,
+        batch_size: int,
+        steps: int,
+        group_releases: GroupReleases | None = None,
     ) -> PrivacyPlan:
         """Builds the plan; calibrates the noise where the settings name an epsilon.
 
@@ -170,9 +206,11 @@ class PrivacyPlan:
             delta=delta,
             accountant=settings.accountant,
             neighbours=settings.neighbours,
+            group_releases=group_releases,
         )
         if settings.epsilon is None or settings.noise_multiplier is not None:
             return plan
+        plan._require_affordable_tables(settings.epsilon)
         calibrated = calibrate_noise(
             lambda sigma: plan.with_noise(sigma).event(steps),
             settings.epsilon,
@@ -180,6 +218,19 @@ class PrivacyPlan:
             settings.accountant,
         )
         return plan.with_noise(calibrated)
+
+    def _require_affordable_tables(self, epsilon: float) -> None:
+        if self.group_releases is None:
+            return
+        tables = self.group_releases.within(self.steps)
+        alone = epsilon_of(self.group_releases.event(tables), self.delta, self.accountant)
+        require(
+            alone < epsilon,
+            "fairness.releases.noise_multiplier",
+            self.group_releases.noise_multiplier,
+            f"a larger number, or a larger fairness.releases.every: the {tables} tables planned "
+            f"cost epsilon {alone:.4g} alone, and privacy.epsilon is {epsilon:g}",
+        )
 
     def with_noise(self, noise_multiplier: float) -> PrivacyPlan:
         """The same plan at another noise multiplier."""
@@ -213,13 +264,27 @@ class PrivacyPlan:
         """Standard deviation of the noise on each coordinate of the (first) clipped sum."""
         return self.clipping.noise_stddev(self.noise_multiplier, self.batch_size)
 
-    def event(self, releases: int) -> dp_accounting.DpEvent:
-        """What `releases` steps cost, as the accountants understand it."""
-        return event_of(self.sampling, self.mechanism, releases, self.neighbours)
+    def tables(self, releases: int) -> int:
+        """Tables of groups that go with the first `releases` steps."""
+        return 0 if self.group_releases is None else self.group_releases.within(releases)
 
-    def epsilon(self, releases: int) -> float:
-        """Epsilon spent by `releases` steps at this plan's delta."""
-        return epsilon_of(self.event(releases), self.delta, self.accountant)
+    def event(self, releases: int, tables: int | None = None) -> dp_accounting.DpEvent:
+        """What `releases` steps cost, as the accountants understand it.
+
+        Args:
+            releases: Noisy gradients.
+            tables: Noisy tables of groups beside them; None for those that go with the steps.
+        """
+        steps = event_of(self.sampling, self.mechanism, releases, self.neighbours)
+        count = self.tables(releases) if tables is None else tables
+        if self.group_releases is None or not count:
+            return steps
+        beside = self.group_releases.event(count)
+        return dp_accounting.ComposedDpEvent((steps, beside)) if releases else beside
+
+    def epsilon(self, releases: int, tables: int | None = None) -> float:
+        """Epsilon spent by `releases` steps (and `tables`, as in `event`) at this plan's delta."""
+        return epsilon_of(self.event(releases, tables), self.delta, self.accountant)
 
     def sampler(self, randomness: Randomness) -> Sampler:
         return self.sampling.sampler(randomness)
@@ -243,6 +308,12 @@ class PrivacyPlan:
             "accountant": self.accountant,
             "neighbours": self.neighbours,
             "rows_per_record": self.rows_per_record,
+            # Absent without: what a plan costs is told by what is in it.
+            **(
+                {}
+                if self.group_releases is None
+                else {"group_releases": self.group_releases.to_dict()}
+            ),
         }
 
     @classmethod
@@ -252,9 +323,11 @@ class PrivacyPlan:
         Raises:
             KeyError, TypeError, SettingError: If it is none.
         """
+        tables = document.get("group_releases")
         return cls(
             **{
                 **document,
+                "group_releases": None if tables is None else GroupReleases(**tables),
                 "sampling": _of_part(SAMPLINGS, document["sampling"]),
                 "clipping": _of_part(CLIP_METHODS, document["clipping"]),
                 "mechanism": _of_part(MECHANISMS, document["mechanism"]),
@@ -267,15 +340,23 @@ class PrivacyPlan:
         parts = {key: value for key, value in self.to_dict().items() if key != "steps"}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
-    def statement(self, releases: int, *, reproducible: bool) -> str:
-        """The guarantee in words, with every assumption it rests on."""
+    def statement(self, releases: int, *, reproducible: bool, tables: int | None = None) -> str:
+        """The guarantee in words, with every assumption it rests on.
+
+        Args:
+            releases, tables: As in `event`.
+            reproducible: Whether a recipe fixes the seed of the noise.
+        """
         record = _RECORD if self.rows_per_record == 1 else _PERSON
         hidden = _HIDDEN[str(self.neighbours)].format(record=record)
+        beside, count = "", self.tables(releases) if tables is None else tables
+        if self.group_releases is not None and count:
+            beside = f"; {self.group_releases.describe(count, str(self.neighbours))}"
         text = (
-            f"The trained weights are ({self.epsilon(releases):.4g}, {self.delta:.3g})-"
+            f"The trained weights are ({self.epsilon(releases, tables):.4g}, {self.delta:.3g})-"
             f"differentially private with respect to {hidden}. "
             f"{releases} releases; {self.sampling.describe()}; {self.clipping.describe()}; "
-            f"{self.mechanism.describe(self.noise_stddev)}. Accounted with "
+            f"{self.mechanism.describe(self.noise_stddev)}{beside}. Accounted with "
             f"{self.accountant.upper()} (dp_accounting). Assumed public: which records form the "
             "training split and their number, the recipe, and the label and group names. Not "
             "covered: choices made by looking at the training data before this run (features, "
