@@ -43,12 +43,20 @@ def private_game(
     """The game of a private run, which knows of its groups what the plan's tables tell.
 
     Raises:
-        SettingError: If losses are clipped below the bound that they should keep.
+        SettingError: If losses are clipped below the bound that they should keep, or training
+            ends before the first table.
     """
     attribute, shape = _attribute_of(settings, dataset)
     tables = plan.group_releases
     if tables is None:
         raise ValueError("A private game needs a plan with tables of groups.")
+    require(
+        plan.tables(plan.steps) > 0,
+        "training.steps",
+        plan.steps,
+        f"more than {tables.first}: before it the first table of groups is released "
+        "(fairness.releases.every)",
+    )
     unit, bound = settings.releases.loss_clip, settings.constraint.loss_bound
     require(
         bound is None or bound < unit,

@@ -98,11 +98,13 @@ class Player:
         with strategy.scope():
             self._multipliers = variable(game.rule.initial())
             self._estimate = variable(np.zeros([*game.shape, width], np.float32))
+            # Of float32, which counts steps exactly up to 2^24.
+            self._latest = variable(np.array(-1.0, np.float32))
 
     @property
     def state(self) -> list[tf.Variable]:
         """What a checkpoint keeps."""
-        return [self._multipliers, self._estimate]
+        return [self._multipliers, self._estimate, self._latest]
 
     @property
     def table_shape(self) -> tuple[int, ...]:
@@ -157,6 +159,12 @@ class Player:
         moved = self.game.rule.updated(tf.convert_to_tensor(self._multipliers), estimate)
         self._multipliers.assign(moved)
         self._estimate.assign(estimate)
+
+    def learn_once(self, table: np.ndarray, step: int) -> None:
+        """Learns from the table of `step`, unless it has: a step can be begun more than once."""
+        if step > float(tf.convert_to_tensor(self._latest)):
+            self.learn(tf.constant(table, tf.float32))
+            self._latest.assign(float(step))
 
     def named(self) -> dict[str, float]:
         """Multipliers and how groups fared, by name, each with a colon in it.

@@ -76,7 +76,7 @@ class PrivateTables:
             kept = self.workers.from_chief(mine)
             if not self.workers.is_chief:
                 self.ledger.record_table(step, kept)
-        self.player.learn(tf.constant(kept, tf.float32))
+        self.player.learn_once(np.asarray(kept), step)
 
     def _noisy(self, step: int) -> np.ndarray:
         neighbours = str(self.ledger.plan.neighbours)

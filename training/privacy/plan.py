@@ -144,13 +144,6 @@ class PrivacyPlan:
             value,
             "null where a record is several examples: one of them is in several cells of a table",
         )
-        require(
-            tables.within(self.steps) > 0,
-            "training.steps",
-            self.steps,
-            f"more than {tables.first}: the first table of groups is released then "
-            "(fairness.releases.every)",
-        )
 
     @classmethod
     def dp_sgd(
@@ -220,9 +213,9 @@ class PrivacyPlan:
         return plan.with_noise(calibrated)
 
     def _require_affordable_tables(self, epsilon: float) -> None:
-        if self.group_releases is None:
+        tables = self.tables(self.steps)
+        if self.group_releases is None or not tables:
             return
-        tables = self.group_releases.within(self.steps)
         alone = epsilon_of(self.group_releases.event(tables), self.delta, self.accountant)
         require(
             alone < epsilon,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,20 +17,29 @@ import pytest
 from configs.schema import (
     AdversarySettings,
     ConstraintSettings,
-    DataSettings,
     FairnessSettings,
     GroupDroSettings,
-    MlpSettings,
-    ModelSettings,
-    OptimizerSettings,
     PrivacySettings,
     Recipe,
     ReleaseSettings,
+    SamplingSettings,
     SettingError,
-    TableSettings,
-    TrainingSettings,
 )
+from scripts.ledger import account_of
 from tests.training.conftest import assert_identical, weights_of
+from tests.training.fairness.people import (
+    ADVERSARY,
+    DRO,
+    NOISY_COUNTS,
+    ODDS,
+    PARITY,
+    PRIVATE,
+    RELEASES,
+    changed,
+    privately,
+    recipe_over,
+    written,
+)
 from tests.training.test_resume import crash, run_once
 from training.privacy.group_releases import GroupReleases
 from training.privacy.ledger import Ledger
@@ -36,62 +48,10 @@ from training.randomness import Randomness
 from training.run_directory import RunDirectory
 from training.session import open_session
 
-RELEASES = ReleaseSettings(noise_multiplier=4.0)
-PARITY = FairnessSettings(
-    attribute="ward",
-    constraint=ConstraintSettings("demographic_parity", slack=0.0, step_size=0.2),
-)
-ODDS = replace(PARITY, constraint=ConstraintSettings("equalized_odds", step_size=0.5))
-DRO = FairnessSettings(attribute="ward", group_dro=GroupDroSettings(0.1, by_label=True))
-ADVERSARY = FairnessSettings(attribute="ward", adversary=AdversarySettings("equalized_odds"))
-NOISY_COUNTS = FairnessSettings(attribute="ward", reweighing=True, releases=RELEASES)
-PRIVATE = PrivacySettings(enabled=True, epsilon=4.0, clipping_norm=1.0)
-
-
-def privately(fairness: FairnessSettings) -> FairnessSettings:
-    return replace(fairness, releases=RELEASES)
-
-
-def written(path, wards: int = 2, rows: int = 600) -> str:
-    """People whose two numbers tell label and, as strongly, the ward."""
-    rng = np.random.default_rng(0)
-    ward, outcome = rng.integers(0, wards, rows), rng.integers(0, 2, rows)
-    first = rng.normal(outcome + 0.8 * ward, 0.7)
-    second = rng.normal(ward - 0.5, 1.0)
-    lines = ["a,b,outcome,ward"]
-    lines += [
-        f"{x:.4f},{y:.4f},{('no', 'yes')[o]},w{w}"
-        for x, y, o, w in zip(first, second, outcome, ward, strict=True)
-    ]
-    path.write_text("\n".join(lines), encoding="utf-8")
-    return str(path)
-
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory) -> Recipe:
-    people = written(tmp_path_factory.mktemp("people") / "people.csv")
-    table = TableSettings(train=people, features=["a", "b"], label="outcome", groups=["ward"])
-    return Recipe(
-        data=DataSettings(source="csv", table=table),
-        model=ModelSettings(name="mlp", mlp=MlpSettings(hidden_units=[4])),
-        training=TrainingSettings(
-            steps=20,
-            batch_size=120,
-            physical_batch_size=60,
-            checkpoint_every=2,
-            optimizer=OptimizerSettings(learning_rate=0.05),
-            seed=3,
-        ),
-    )
-
-
-def changed(recipe: Recipe, fairness: FairnessSettings, privacy=None, **training) -> Recipe:
-    return replace(
-        recipe,
-        fairness=fairness,
-        privacy=PrivacySettings() if privacy is None else privacy,
-        training=replace(recipe.training, **training),
-    )
+    return recipe_over(tmp_path_factory.mktemp("people") / "people.csv")
 
 
 def gap_after(recipe: Recipe, root: Path) -> tuple[float, dict[str, float]]:
@@ -188,7 +148,8 @@ def test_epsilon_of_the_plan_is_that_of_steps_and_tables_together(recipe, tmp_pa
     assert of_steps < 0.99 * expected
     text = plan.statement(20, reproducible=False)
     assert "4 noisy tables of all training examples by group and label (selection)" in text
-    assert Ledger.existing(tmp_path / "ledger.jsonl").epsilon == ledger.epsilon
+    account = account_of(Ledger.existing(tmp_path / "ledger.jsonl"))
+    assert (account["epsilon"], account["group_tables"]) == (ledger.epsilon, 4)
 
 
 def test_table_is_in_the_ledger_before_it_is_used_and_is_noisy(recipe, tmp_path):
@@ -243,6 +204,20 @@ def test_cut_line_counts_as_a_step_and_as_a_table(recipe, tmp_path):
     assert (again.releases, again.tables) == (whole.releases + 2, whole.tables + 1)
 
 
+def test_table_is_learned_from_once_however_often_its_step_is_begun(recipe, tmp_path):
+    session, run = open_session(changed(recipe, privately(PARITY), PRIVATE)), RunDirectory(tmp_path)
+    ledger = Ledger(run.ledger, session.plan)
+    loop = session.loop(run, [], ledger, verbose=0)
+    loop.before_step(3)
+    assert ledger.tables == 0
+    loop.before_step(4)
+    once = [v.numpy() for v in loop.step.state]
+    loop.before_step(4)
+    assert_identical([v.numpy() for v in loop.step.state], once)
+    assert ledger.tables == 1
+    assert np.abs(once[1]).sum() > 0
+
+
 @pytest.mark.parametrize("neighbours", ["add_remove", "zero_out", "replace_one"])
 def test_noise_is_the_multiplier_times_the_sensitivity_on_empty_cells_too(neighbours):
     releases = GroupReleases("selection", 5.0, first=3, every=3)
@@ -253,6 +228,25 @@ def test_noise_is_the_multiplier_times_the_sensitivity_on_empty_cells_too(neighb
     assert noise.std() == pytest.approx(expected, rel=0.15)
     other = releases.release(table, neighbours, Randomness.from_seed(1), 6) - table
     assert abs(np.corrcoef(noise.ravel(), other.ravel())[0, 1]) < 0.25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("game", ["odds", "adversary", "private odds"])
+def test_two_replicas_hold_the_multipliers_of_one_device(game):
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.training.fairness.replicated_games", game],
+        cwd=Path(__file__).parents[3],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["weights"] < 1e-4
+    assert found["state"] < 1e-4 * max(1.0, found["largest"])
+    assert found["largest"] > 0.1
 
 
 @pytest.mark.parametrize(("first", "every"), [(0, 0), (0, 4), (3, 3), (5, 1)])
@@ -285,22 +279,26 @@ def test_tables_that_cost_more_than_the_whole_budget_are_refused():
 
 @pytest.mark.parametrize("method", ["shuffled", "balls_in_bins"])
 def test_tables_beside_steps_that_depend_on_each_other_are_refused(method):
-    from configs.schema import SamplingSettings
-
     with pytest.raises(SettingError, match=r"null with steps that depend on each other"):
         plan_with(GroupReleases("selection", 20.0, 20, 20), sampling=SamplingSettings(method))
 
 
-def test_run_too_short_for_a_table_is_refused():
-    with pytest.raises(SettingError, match=r"training.steps.*more than 60"):
-        plan_with(GroupReleases("selection", 20.0, 60, 60))
+def test_run_too_short_for_a_table_is_refused(recipe):
+    with pytest.raises(SettingError, match=r"training.steps: expected more than 4"):
+        open_session(changed(recipe, privately(PARITY), PRIVATE, steps=4))
+
+
+def test_steps_are_calibrated_with_the_tables_that_go_with_them(recipe):
+    privacy = replace(PRIVATE, calibrate="steps", noise_multiplier=1.5)
+    settings = changed(recipe, privately(PARITY), privacy, steps=None, epochs=None)
+    plan = open_session(settings).plan
+    assert plan.tables(plan.steps) == (plan.steps - 1) // 4 > 0
+    assert plan.epsilon(plan.steps) <= 4.0 < plan.epsilon(plan.steps + 4)
 
 
 @pytest.mark.parametrize("accountant", ["pld", "rdp"])
 @pytest.mark.parametrize("neighbours", ["add_remove", "zero_out", "replace_one"])
 def test_every_neighbours_epsilon_has_the_tables_in_it(accountant, neighbours):
-    from configs.schema import SamplingSettings
-
     fixed = neighbours == "replace_one"
     plan = plan_with(
         GroupReleases("selection", 8.0, 20, 20),
