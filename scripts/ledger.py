@@ -125,8 +125,8 @@ def _print(root: str, account: dict[str, Any]) -> None:
         console.print(f"For comparison, of what was spent: {said}.", soft_wrap=True)
     if account["group_tables"]:
         console.print(
-            f"Among them {account['group_tables']:,} noisy tables of training examples by group "
-            "and label, counted in.",
+            f"Counted in beside them: {account['group_tables']:,} noisy tables of training "
+            "examples by group and label.",
             soft_wrap=True,
         )
     for release in account["validation"]:
