@@ -417,7 +417,7 @@ class PrivateStep(TrainingStep):
         losses = clipped.losses
         if self.player is not None:
             task = self._task_loss_of(batch)(batch["labels"], clipped.logits)
-            losses = tf.where(batch["mask"] & tf.math.is_finite(task), task, 0.0)
+            losses = tf.where(clipped.used, task, 0.0)
         return _report(batch["labels"], clipped.logits, losses, batch["mask"], clipped.non_finite)
 
     def _release(self, sums: list[tf.Tensor], examples: tf.Tensor, noise: Noise) -> list[tf.Tensor]:
