@@ -121,7 +121,7 @@ class Loop:
         position = restored or Position(0)
         # Before anything is written: all have read by now.
         self.workers.require_same(
-            [position.step, None if self.ledger is None else self.ledger.releases],
+            [position.step, None if self.ledger is None else self.ledger.recorded],
             "the checkpoint and the ledger to go on from",
         )
         self._require_past(position)

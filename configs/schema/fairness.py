@@ -111,6 +111,12 @@ class FairnessSettings:
             "only one of constraint, group_dro and adversary: each would undo what another does",
         )
         require(
+            self.penalty.measure is None or self.adversary.parity is None,
+            "fairness.penalty.measure",
+            self.penalty.measure,
+            "null beside fairness.adversary, whose gradient is projected off the task's alone",
+        )
+        require(
             self.public_counts is None or self.reweighing,
             "fairness.public_counts",
             self.public_counts,

@@ -19,6 +19,7 @@ from configs.schema import (
     ConstraintSettings,
     FairnessSettings,
     GroupDroSettings,
+    PenaltySettings,
     PrivacySettings,
     Recipe,
     ReleaseSettings,
@@ -346,6 +347,7 @@ def test_tables_without_privacy_are_refused():
     [
         (lambda: replace(PARITY, attribute=None), "fairness.attribute"),
         (lambda: replace(PARITY, group_dro=GroupDroSettings(0.1)), "fairness"),
+        (lambda: replace(ADVERSARY, penalty=PenaltySettings("mmd")), "fairness.penalty.measure"),
         (lambda: ConstraintSettings("bounded_group_loss"), "fairness.constraint.loss_bound"),
         (
             lambda: ConstraintSettings("demographic_parity", loss_bound=1.0),
