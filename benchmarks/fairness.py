@@ -103,8 +103,9 @@ class Encoded:
         from evaluation import answer_raw, measure_counterfactuals, predict_batches
         from scripts.decisions import fit_decision
         from training.drawing import run_length
-        from training.fairness import Mitigation
+        from training.fairness import Mitigation, Preparation
         from training.privacy.clip_watch import ClipWatch
+        from training.privacy.group_releases import GroupReleases
         from training.privacy.ledger import Ledger
         from training.privacy.plan import PrivacyPlan
         from training.randomness import Randomness
@@ -112,7 +113,7 @@ class Encoded:
 
         length = run_length(recipe.training, len(self.session.train))
         positive = recipe.evaluation.positive_label
-        mitigation = Mitigation.of(recipe.fairness, self.session.dataset, positive)
+        preparation = Preparation.of(recipe.fairness, self.session.dataset)
         plan = None
         if recipe.privacy.enabled:
             plan = PrivacyPlan.from_settings(
@@ -120,13 +121,16 @@ class Encoded:
                 num_examples=len(self.session.train),
                 batch_size=recipe.training.batch_size,
                 steps=length.steps,
-                shares=mitigation.shares,
-                versions=mitigation.rows_per_record,
+                shares=preparation.shares,
+                versions=preparation.rows_per_record,
                 watch=ClipWatch.of(recipe.privacy.clipping.watch, self.session.dataset.info.groups),
+                group_releases=GroupReleases.from_settings(
+                    recipe.fairness, len(self.session.train), recipe.training.batch_size
+                ),
             )
         train, table = self.splits["train"], None
-        if mitigation.swaps is not None:
-            train, table = self.versions(mitigation.swaps)
+        if preparation.swaps is not None:
+            train, table = self.versions(preparation.swaps)
         session = dataclasses.replace(
             self.session,
             recipe=recipe,
@@ -134,7 +138,8 @@ class Encoded:
             length=length,
             train=train,
             versions=table,
-            mitigation=mitigation,
+            preparation=preparation,
+            mitigation=Mitigation.of(recipe.fairness, self.session.dataset, positive, plan),
             randomness=Randomness.from_seed(seed, json.dumps(dataclasses.asdict(recipe))),
         )
         trained = session.model.trained

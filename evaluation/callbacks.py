@@ -49,6 +49,8 @@ from evaluation.predictions import Predictions
 if TYPE_CHECKING:
     from data.contracts import Batch, DatasetInfo
 
+# How logs that come from noisy releases alone begin.
+RELEASED = "released "
 _RESAMPLES_BETWEEN_EPOCHS = 200
 # What a private loop releases beside the weights: name in its logs -> tag, description.
 _RELEASED = {
@@ -277,6 +279,13 @@ def _write_training_scalars(logs: Mapping[str, Any]) -> None:
         if name in _RELEASED:
             tag, description = _RELEASED[name]
             tf.summary.scalar(tag, float(value), description=description)
+            continue
+        if name.startswith(RELEASED):
+            tf.summary.scalar(
+                f"4 privacy/{name}",
+                float(value),
+                description="From noisy tables of training examples by group, which ε pays for.",
+            )
             continue
         tf.summary.scalar(
             f"5 training/{marked(name)}",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from configs.schema import Recipe, SettingError, TrainingSettings
+from training.privacy.group_releases import GroupReleases
 from training.privacy.plan import PrivacyPlan
 from training.privacy.sampling.balanced_poisson import largest_batch_size
 
@@ -47,6 +48,9 @@ def resolved(
             batch_size=settings.batch_size,
             steps=steps,
             shares=shares,
+            group_releases=GroupReleases.from_settings(
+                recipe.fairness, num_records, settings.batch_size
+            ),
         )
         return plan.epsilon(steps) <= float(privacy.epsilon or 0.0)
 

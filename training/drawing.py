@@ -13,7 +13,7 @@ import numpy as np
 from configs.schema import Recipe, SettingError, TrainingSettings
 from data import Dataset
 from training.batching import Batching, Sampler, ShuffledSampler
-from training.fairness import AllVersions, BalancedSampler, Mitigation, RandomVersions
+from training.fairness import AllVersions, BalancedSampler, Preparation, RandomVersions
 from training.loop import Length
 from training.privacy.plan import PrivacyPlan
 from training.randomness import Randomness
@@ -24,7 +24,7 @@ def batching_of(
     recipe: Recipe,
     plan: PrivacyPlan | None,
     dataset: Dataset,
-    mitigation: Mitigation,
+    preparation: Preparation,
     randomness: Randomness,
     replicas: int,
     versions: np.ndarray | None = None,
@@ -35,7 +35,7 @@ def batching_of(
         recipe: What decides it.
         plan: Its privacy plan; None without privacy.
         dataset: Whose training split is drawn from.
-        mitigation: Groups that are drawn alike, and whether versions come together.
+        preparation: Groups that are drawn alike, and whether versions come together.
         randomness: Root of the draws.
         replicas: Replicas in all.
         versions: int64 (examples, versions), the rows of each training example's versions; None
@@ -55,7 +55,7 @@ def batching_of(
         capacity=None if plan is None else plan.sampling.capacity,
         rows=rows,
     )
-    balance = mitigation.balance
+    balance = preparation.balance
     cells = None if balance is None else balance.cells_of(people.groups, people.labels)
     sampler: Sampler
     if plan is not None:
@@ -64,7 +64,7 @@ def batching_of(
         sampler = BalancedSampler(cells, recipe.training.batch_size, randomness)
     else:
         sampler = ShuffledSampler(len(people), recipe.training.batch_size, randomness)
-    if versions is not None and mitigation.together:
+    if versions is not None and preparation.together:
         return AllVersions(sampler, size, replicas, table=versions)
     if versions is not None:
         sampler = RandomVersions(sampler, versions, randomness)

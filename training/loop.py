@@ -27,6 +27,7 @@ from training.checkpoints import Checkpoints, Position
 from training.interruption import Interruption, Stopped
 from training.one_root import OneRoot
 from training.privacy.ledger import Ledger
+from training.progress_bar import ProgressBar
 from training.randomness import Randomness
 from training.step_clock import StepClock
 from training.steps import StepTotals, TrainingStep
@@ -73,6 +74,8 @@ class Loop:
         checkpoint_every: Steps between checkpoints; None for each epoch's end.
         steps_per_execution: Most steps taken in one call.
         verbose: 1 shows the progress bar.
+        before_step: Called with every step (the first of those taken in one call) about to be
+            taken, before its batch is read; None for nothing to be done then.
         clock: Times the steps.
         workers: The processes of the run; the chief's saves and records.
         give_up: Makes a batch that is still being prepared fail at once, so that a stop need not
@@ -95,6 +98,7 @@ class Loop:
     checkpoint_every: int | None = None
     steps_per_execution: int = 1
     verbose: int = 1
+    before_step: Callable[[int], None] | None = None
     clock: StepClock = field(default_factory=StepClock)
     workers: Workers = field(default_factory=Workers)
     give_up: Callable[[], None] = lambda: None
@@ -128,7 +132,7 @@ class Loop:
         position = restored or Position(0)
         # Before anything is written: all have read by now.
         self.workers.require_same(
-            [position.step, None if self.ledger is None else self.ledger.releases],
+            [position.step, None if self.ledger is None else self.ledger.recorded],
             "the checkpoint and the ledger to go on from",
         )
         self._require_past(position)
@@ -152,8 +156,7 @@ class Loop:
     def _from(self, position: Position) -> int:
         self.model.stop_training = False
         callbacks = keras.callbacks.CallbackList(
-            list(self.callbacks),
-            add_progbar=bool(self.verbose),
+            [*self.callbacks, *([ProgressBar()] if self.verbose else [])],
             model=self.model,
             verbose=self.verbose,
             epochs=self.length.epochs,
@@ -212,7 +215,7 @@ class Loop:
                 "epsilon). Training goes on with noise alone.",
                 epoch + 1,
             )
-        callbacks.on_epoch_end(epoch, self._logs())
+        callbacks.on_epoch_end(epoch, {**self._logs(), **self.step.of_groups()})
         self.model.stop_training = self.workers.any(self.model.stop_training)
         if done < self.length.steps and not self.model.stop_training:
             if self._asked_to_stop():
@@ -227,7 +230,7 @@ class Loop:
         if position.ledger is not None:
             self.ledger.require_past(position.ledger)
         saved = 0 if position.ledger is None else position.ledger["releases"]
-        unsaved = self.ledger.releases - saved
+        unsaved = self.ledger.recorded - saved
         if unsaved:
             logging.info(
                 "The ledger holds %d releases after the checkpoint of step %d. They are spent; %s",
@@ -267,6 +270,9 @@ class Loop:
         return steps
 
     def _take(self, steps: range, batches: Iterator[Any]) -> None:
+        if self.before_step is not None:
+            # Tables of groups are due where epochs begin, and no call goes beyond an epoch.
+            self.before_step(steps[0])
         if self.steps_per_execution == 1:
             self._take_one(steps[0], batches)
             return
@@ -340,7 +346,7 @@ class Loop:
             "loss": self._totals["loss"] / examples,
             "accuracy": self._totals["correct"] / examples,
         }
-        for term in ("unfairness", "opacity", "leakage"):
+        for term in ("unfairness", "opacity", "leakage", "adversary_loss"):
             if self._totals[term]:
                 logs[term] = self._totals[term] / examples
         if self._totals["non_finite"]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,11 @@ from configs.schema import Recipe, UserError, require
 from data import Dataset, PreparedSplit
 from data.service import require_service
 from models import BuiltModel
+from training.adversarial_step import AdversarialStep
 from training.calibration import resolved
 from training.checkpoints import Checkpoints
 from training.drawing import batching_of, run_length
-from training.fairness import Mitigation
+from training.fairness import Mitigation, Player, Preparation, PrivateTables
 from training.feeding import ReplicaFeed
 from training.frozen_features import fits_in_memory, give_up, through_prefix
 from training.loop import Length, Loop
@@ -34,6 +35,7 @@ from training.objective import Terms
 from training.one_root import OneRoot, kept_root
 from training.optimizers import build_optimizer
 from training.privacy.clip_watch import ClipWatch
+from training.privacy.group_releases import GroupReleases
 from training.privacy.half_precision import use_whole_float32
 from training.privacy.inspection import probe, problems_of
 from training.privacy.ledger import Ledger
@@ -86,7 +88,8 @@ class Session:
         recipe: What decides it.
         dataset: The three splits.
         model: The model.
-        mitigation: What is done for fairness while training.
+        preparation: Who is drawn, and in which version, for fairness.
+        mitigation: What is minimised for fairness.
         plan: The privacy plan; None without privacy.
         length: Steps and epochs.
         workers: The processes and devices it is spread over.
@@ -100,6 +103,7 @@ class Session:
     recipe: Recipe
     dataset: Dataset
     model: Model
+    preparation: Preparation
     mitigation: Mitigation
     plan: PrivacyPlan | None
     length: Length
@@ -131,7 +135,7 @@ class Session:
             self.recipe,
             self.plan,
             self.dataset,
-            self.mitigation,
+            self.preparation,
             self.randomness,
             replicas,
             self.versions,
@@ -166,7 +170,29 @@ class Session:
             verbose=verbose if self.workers.is_chief else 0,
             workers=self.workers,
             give_up=lambda: give_up(self.train),
+            before_step=self._before_step(step, ledger),
         )
+
+    def _before_step(
+        self, step: TrainingStep, ledger: Ledger | None
+    ) -> Callable[[int], None] | None:
+        """Releases noisy tables of groups, if the plan has any."""
+        if self.plan is None or self.plan.group_releases is None or step.player is None:
+            return None
+        if ledger is None:
+            raise ValueError("Noisy tables of groups need a ledger to be recorded in.")
+        return PrivateTables(
+            releases=self.plan.group_releases,
+            player=step.player,
+            model=self.model.trained,
+            loss=recipe_loss(self.recipe, self.dataset.info.label_names),
+            examples=self.train,
+            num_examples=len(self.dataset.train),
+            batch_size=self.recipe.evaluation.batch_size,
+            ledger=ledger,
+            randomness=self.randomness,
+            workers=self.workers,
+        ).before
 
     def _release_identity(self, size: int, replicas: int) -> str:
         """Two releases of one step are the same only if all of this is the same."""
@@ -202,9 +228,13 @@ class Session:
             "terms": Terms.of(self.recipe.objective),
             "steps_per_execution": settings.steps_per_execution,
         }
+        if self.mitigation.game is not None:
+            common["player"] = Player(self.mitigation.game, self.strategy)
         arguments = (self.model.trained, loss, optimizer, self.strategy)
         if self.plan is None:
-            penalty = self.mitigation.penalty
+            penalty, adversary = self.mitigation.penalty, self.mitigation.adversary
+            if adversary is not None:
+                return optimizer, AdversarialStep(*arguments, adversary=adversary, **common)
             return optimizer, PlainStep(*arguments, penalty=penalty, **common)
         budget = self.recipe.privacy.memory_budget
         memory_bytes = None if budget is None else 1e9 * budget
@@ -288,14 +318,14 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
     keras.config.set_dtype_policy(recipe.training.precision)
     dataset = data.load(recipe.data)
     records, unit = records_of(recipe, dataset)
-    mitigation = Mitigation.of(recipe.fairness, dataset, recipe.evaluation.positive_label)
-    if mitigation.swaps is not None:
-        dataset = data.naming_lists(dataset, mitigation.swaps)
+    preparation = Preparation.of(recipe.fairness, dataset)
+    if preparation.swaps is not None:
+        dataset = data.naming_lists(dataset, preparation.swaps)
     recipe = resolved(
         recipe,
         records,
         lambda settings, count: run_length(settings, count, unit).steps,
-        mitigation.shares,
+        preparation.shares,
     )
     settings = recipe.training
     randomness = _shared_randomness(recipe, dataset, workers, run)
@@ -312,9 +342,12 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
             num_examples=records,
             batch_size=settings.batch_size,
             steps=length.steps,
-            shares=mitigation.shares,
+            shares=preparation.shares,
             watch=ClipWatch.of(recipe.privacy.clipping.watch, dataset.info.groups),
-            versions=mitigation.rows_per_record,
+            versions=preparation.rows_per_record,
+            group_releases=GroupReleases.from_settings(
+                recipe.fairness, records, settings.batch_size
+            ),
         )
         use_whole_float32()
         if has_accelerators():
@@ -322,13 +355,14 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
         if plan.needs_one_root:
             # A step that is run again must release the same to the last bit.
             tf.config.experimental.enable_op_determinism()
+    mitigation = Mitigation.of(recipe.fairness, dataset, recipe.evaluation.positive_label, plan)
     if recipe.data.service is not None:
         require_service(recipe.data.service, dataset.train)
     with strategy.scope():
         built = build_model(recipe, dataset)
     people, versions = dataset.train, None
-    if mitigation.swaps is not None:
-        people, versions = data.with_versions(people, mitigation.swaps)
+    if preparation.swaps is not None:
+        people, versions = data.with_versions(people, preparation.swaps)
     train = data.prepare(people, built.preprocess, recipe.data.cache)
     validation = data.prepare(dataset.validation, built.preprocess, recipe.data.cache)
     if plan is not None:
@@ -350,6 +384,7 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
         recipe=recipe,
         dataset=dataset,
         model=Model(built, prefix, trained),
+        preparation=preparation,
         mitigation=mitigation,
         plan=plan,
         length=length,

@@ -17,6 +17,7 @@ class StepTotals:
         unfairness: Penalty of the physical batch, times its real examples; 0 without one.
         opacity: Sum of opacities; 0 where the objective has no such term.
         leakage: Sum of leakages; likewise.
+        adversary_loss: Sum of an adversary's losses; 0 without one.
     """
 
     loss: float
@@ -26,3 +27,4 @@ class StepTotals:
     unfairness: float = 0.0
     opacity: float = 0.0
     leakage: float = 0.0
+    adversary_loss: float = 0.0

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from training.fairness import GroupWeights, Penalty
+from training.fairness import GroupWeights, Penalty, Player
 from training.objective import OpacityModel, Terms, confidence
 from training.privacy.adaptive_query import half_counts
 from training.privacy.clip_methods import CountedQuantile
@@ -49,6 +49,7 @@ class TrainingStep(ABC):
         group_weights: Weights of examples by group and label.
         terms: What is added to the loss beside unfairness.
         steps_per_execution: Most steps that `take_group` takes in one call.
+        player: A second player, who prices examples by group and label.
     """
 
     # Of mechanisms whose noise builds on earlier noise; none without such a mechanism.
@@ -71,11 +72,12 @@ class TrainingStep(ABC):
         group_weights: GroupWeights | None = None,
         terms: Terms | None = None,
         steps_per_execution: int = 1,
+        player: Player | None = None,
     ):
         self._steps_per_execution = steps_per_execution
         self._model, self._loss, self._optimizer = model, loss, optimizer
         self._strategy, self._l2 = strategy, l2
-        self._group_weights = group_weights
+        self._group_weights, self.player = group_weights, player
         self._terms = terms or Terms()
         self._variables = model.trainable_variables
         with strategy.scope():
@@ -122,6 +124,11 @@ class TrainingStep(ABC):
         """From the sums over the whole logical batch to the gradient that is applied."""
 
     def _loss_of(self, batch: dict[str, Any]) -> PerExampleLoss:
+        """The loss that is minimised: each example's depends on itself and its group alone."""
+        loss = self._task_loss_of(batch)
+        return loss if self.player is None else self.player.priced(batch, loss)
+
+    def _task_loss_of(self, batch: dict[str, Any]) -> PerExampleLoss:
         """The loss with each example's weight, which depends on its own group and label alone."""
         if self._group_weights is None:
             return self._terms.added_to(self._loss)
@@ -147,7 +154,11 @@ class TrainingStep(ABC):
     @property
     def state(self) -> list[tf.Variable]:
         """What a checkpoint must keep, beside model and optimizer, for the same next step."""
-        return []
+        return [] if self.player is None else self.player.state
+
+    def of_groups(self) -> dict[str, float]:
+        """What a second player holds and has seen, by name; see `Player.named`."""
+        return {} if self.player is None else self.player.named()
 
     def released(self) -> dict[str, float]:
         """What the releases so far made known beside the weights; epsilon covers it."""
@@ -374,6 +385,9 @@ class PlainStep(TrainingStep):
 
     def __init__(self, *arguments: Any, penalty: Penalty | None = None, **further: Any):
         self._penalty = penalty
+        player = further.get("player")
+        if player is not None:
+            self._further_shapes = (player.table_shape,)
         super().__init__(*arguments, **further)
         self._opacity = OpacityModel(self._model) if self._terms.opacity else None
 
@@ -393,6 +407,10 @@ class PlainStep(TrainingStep):
                 total += self._penalty.weight * unfairness
         found = tape.gradient(total, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         sums = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in found]
+        if self.player is not None:
+            # The task's own loss is what is told of, and what groups are compared by.
+            losses = tf.where(mask, self._task_loss_of(batch)(batch["labels"], logits), 0.0)
+            sums.append(self.player.table(batch, logits, self._loss(batch["labels"], logits)))
         report = _report(batch["labels"], logits, losses, mask, tf.zeros([]))
         report = self._apart(report, logits, mask)
         return sums, {**report, "unfairness": unfairness, "opacity": opacity}
@@ -407,6 +425,10 @@ class PlainStep(TrainingStep):
         return logits, losses, tf.zeros_like(losses)
 
     def _release(self, sums: list[tf.Tensor], examples: tf.Tensor, noise: Noise) -> list[tf.Tensor]:
+        if self.player is not None:
+            # The model moves by the prices before this table: both players move at once.
+            *sums, table = sums
+            self.player.learn(table)
         return [total / tf.maximum(examples, 1.0) for total in sums]
 
 
@@ -418,7 +440,8 @@ class PrivateStep(TrainingStep):
         plan's public constant.
 
     Args:
-        plan: Sets clipping, noise and divisor.
+        plan: Sets clipping, noise and divisor; and the noisy tables that a player learns from,
+            which are no part of the step (`training.fairness.PrivateTables`).
         memory_bytes: Most that per-example gradients may hold at once, as in
             `training.privacy.norms.within_memory`.
         watch: Who is clipped, bare, for the operator's eyes; what is released the plan names.
@@ -461,6 +484,7 @@ class PrivateStep(TrainingStep):
         return [
             *([] if self._bound is None else [self._bound]),
             *([] if self._keeper is None else self._keeper.state),
+            *super().state,
         ]
 
     def released(self) -> dict[str, float]:
@@ -498,10 +522,11 @@ class PrivateStep(TrainingStep):
 
     def _observe(self, batch: dict[str, Any], clipped: ClippedSum) -> dict[str, tf.Tensor]:
         """What to report of a physical batch: a tensor for each field of `StepTotals`."""
-        report = _report(
-            batch["labels"], clipped.logits, clipped.losses, batch["mask"], clipped.non_finite
-        )
-        used = tf.repeat(clipped.used, self._plan.rows_per_record)
+        losses, used = clipped.losses, tf.repeat(clipped.used, self._plan.rows_per_record)
+        if self.player is not None:
+            task = self._task_loss_of(batch)(batch["labels"], clipped.logits)
+            losses = tf.where(batch["mask"] & used, task, 0.0)
+        report = _report(batch["labels"], clipped.logits, losses, batch["mask"], clipped.non_finite)
         return self._apart(report, clipped.logits, batch["mask"] & used)
 
     def _release(self, sums: list[tf.Tensor], examples: tf.Tensor, noise: Noise) -> list[tf.Tensor]:

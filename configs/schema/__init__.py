@@ -10,6 +10,12 @@ from configs.schema.decision import AbstainSettings, DecisionSettings, Threshold
 from configs.schema.errors import SettingError, UserError, require
 from configs.schema.evaluation import EvaluationSettings
 from configs.schema.fairness import FairnessSettings, PenaltySettings, SwapSettings
+from configs.schema.group_games import (
+    AdversarySettings,
+    ConstraintSettings,
+    GroupDroSettings,
+    ReleaseSettings,
+)
 from configs.schema.mechanism import MechanismSettings
 from configs.schema.model import (
     BertSettings,
@@ -26,15 +32,18 @@ from configs.schema.training import OptimizerSettings, TrainingSettings
 
 __all__ = [
     "AbstainSettings",
+    "AdversarySettings",
     "BertSettings",
     "ClippingGroup",
     "ClippingSettings",
     "ClippingWatchSettings",
     "CnnSettings",
+    "ConstraintSettings",
     "DataSettings",
     "DecisionSettings",
     "EvaluationSettings",
     "FairnessSettings",
+    "GroupDroSettings",
     "ImageFolderSettings",
     "MechanismSettings",
     "MlpSettings",
@@ -44,6 +53,7 @@ __all__ = [
     "PenaltySettings",
     "PrivacySettings",
     "Recipe",
+    "ReleaseSettings",
     "ResNet50Settings",
     "SamplingSettings",
     "SettingError",

@@ -45,6 +45,14 @@ class Recipe:
             self.objective.require_private()
             if self.privacy.unit == "user":
                 self._require_users()
+        else:
+            self.fairness.require_plain()
+        require(
+            self.objective.opacity_weight == 0 or self.fairness.adversary.parity is None,
+            "objective.opacity_weight",
+            self.objective.opacity_weight,
+            "0 beside fairness.adversary, whose gradient is projected off the task's alone",
+        )
 
     def _require_users(self) -> None:
         require(

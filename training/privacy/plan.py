@@ -31,7 +31,8 @@ from training.privacy.clip_methods import (
 )
 from training.privacy.clip_methods.base import LEAST_BOUND
 from training.privacy.clip_watch import ClipWatch
-from training.privacy.events import Neighbours, event_of, proven
+from training.privacy.events import SCHEDULED, Neighbours, event_of, proven
+from training.privacy.group_releases import GroupReleases
 from training.privacy.mechanisms import (
     MECHANISMS,
     Draws,
@@ -70,7 +71,8 @@ class PrivacyPlan:
     Guarantees:
         Releasing `steps` noisy gradient sums, and anything computed from them alone, is
         (epsilon, delta)-differentially private for `neighbours`, with respect to one record: an
-        example, or a user with all of their training examples (`unit`).
+        example, or a user with all of their training examples (`unit`). Noisy tables of groups,
+        where the plan has any, are part of that epsilon.
 
     Attributes:
         sampling: Which examples form each batch.
@@ -87,6 +89,7 @@ class PrivacyPlan:
             of one example, made from it alone.
         unit: Whom the guarantee protects. With `user`, what `sampling` draws and counts are users.
         watch: Counts of who is clipped that are released beside each sum; none for none.
+        group_releases: Noisy tables of groups that are released beside; None for none.
     """
 
     sampling: Sampling
@@ -99,6 +102,7 @@ class PrivacyPlan:
     rows_per_record: int = 1
     unit: Unit = "example"
     watch: ClipWatch | None = None
+    group_releases: GroupReleases | None = None
 
     def __post_init__(self) -> None:
         require(
@@ -144,8 +148,27 @@ class PrivacyPlan:
             )
         if self.neighbours is None:
             object.__setattr__(self, "neighbours", proven(self.sampling, self.mechanism)[0])
+        if self.group_releases is not None:
+            self._require_tables_proven(self.group_releases)
         # A combination without a proof is refused here.
         require_supported(self.event(1), self.accountant)
+
+    def _require_tables_proven(self, tables: GroupReleases) -> None:
+        key, value = "fairness.releases.noise_multiplier", tables.noise_multiplier
+        require(
+            isinstance(self.mechanism, GaussianMechanism) and isinstance(self.sampling, SCHEDULED),
+            key,
+            value,
+            "null with steps that depend on each other; beside tables of groups is proven "
+            "privacy.mechanism.method: gaussian with privacy.sampling.method: "
+            + ", ".join(str(vars(cls)["method"]) for cls in SCHEDULED),
+        )
+        require(
+            self.rows_per_record == 1 and not self.by_user,
+            key,
+            value,
+            "null where a record is several examples: one of them is in several cells of a table",
+        )
 
     @classmethod
     def dp_sgd(
@@ -207,6 +230,7 @@ class PrivacyPlan:
         shares: Sequence[float] | None = None,
         watch: ClipWatch | None = None,
         versions: int = 1,
+        group_releases: GroupReleases | None = None,
     ) -> PrivacyPlan:
         """Builds the plan; calibrates the noise where the settings name an epsilon.
 
@@ -237,9 +261,11 @@ class PrivacyPlan:
             rows_per_record=settings.examples_per_user or versions,
             unit=settings.unit,
             watch=None if watch is None or watch.share is None else watch,
+            group_releases=group_releases,
         )
         if settings.epsilon is None or settings.noise_multiplier is not None:
             return plan
+        plan._require_affordable_tables(settings.epsilon)
         calibrated = calibrate_noise(
             lambda sigma: plan.with_noise(sigma).event(steps),
             settings.epsilon,
@@ -247,6 +273,19 @@ class PrivacyPlan:
             settings.accountant,
         )
         return plan.with_noise(calibrated)
+
+    def _require_affordable_tables(self, epsilon: float) -> None:
+        tables = self.tables(self.steps)
+        if self.group_releases is None or not tables:
+            return
+        alone = epsilon_of(self.group_releases.event(tables), self.delta, self.accountant)
+        require(
+            alone < epsilon,
+            "fairness.releases.noise_multiplier",
+            self.group_releases.noise_multiplier,
+            f"a larger number, or a larger fairness.releases.every: the {tables} tables planned "
+            f"cost epsilon {alone:.4g} alone, and privacy.epsilon is {epsilon:g}",
+        )
 
     def with_noise(self, noise_multiplier: float) -> PrivacyPlan:
         """The same plan at another noise multiplier."""
@@ -298,13 +337,27 @@ class PrivacyPlan:
             return self.noise_multiplier
         return self.watch.sum_noise_multiplier(self.noise_multiplier)
 
-    def event(self, releases: int) -> dp_accounting.DpEvent:
-        """What `releases` steps cost, as the accountants understand it."""
-        return event_of(self.sampling, self.mechanism, releases, self.neighbours)
+    def tables(self, releases: int) -> int:
+        """Tables of groups that go with the first `releases` steps."""
+        return 0 if self.group_releases is None else self.group_releases.within(releases)
 
-    def epsilon(self, releases: int) -> float:
-        """Epsilon spent by `releases` steps at this plan's delta."""
-        return epsilon_of(self.event(releases), self.delta, self.accountant)
+    def event(self, releases: int, tables: int | None = None) -> dp_accounting.DpEvent:
+        """What `releases` steps cost, as the accountants understand it.
+
+        Args:
+            releases: Noisy gradients.
+            tables: Noisy tables of groups beside them; None for those that go with the steps.
+        """
+        steps = event_of(self.sampling, self.mechanism, releases, self.neighbours)
+        count = self.tables(releases) if tables is None else tables
+        if self.group_releases is None or not count:
+            return steps
+        beside = self.group_releases.event(count)
+        return dp_accounting.ComposedDpEvent((steps, beside)) if releases else beside
+
+    def epsilon(self, releases: int, tables: int | None = None) -> float:
+        """Epsilon spent by `releases` steps (and `tables`, as in `event`) at this plan's delta."""
+        return epsilon_of(self.event(releases, tables), self.delta, self.accountant)
 
     def sampler(
         self,
@@ -358,6 +411,11 @@ class PrivacyPlan:
             "rows_per_record": self.rows_per_record,
             # Left out where there is none: ledgers of before go on.
             **({} if self.watch is None else {"watch": asdict(self.watch)}),
+            **(
+                {}
+                if self.group_releases is None
+                else {"group_releases": self.group_releases.to_dict()}
+            ),
         }
 
     @classmethod
@@ -370,9 +428,11 @@ class PrivacyPlan:
         sampling = dict(document["sampling"])
         if document.get("unit") == "user":
             sampling["num_examples"] = sampling.pop("num_users")
+        tables = document.get("group_releases")
         return cls(
             **{
                 **document,
+                "group_releases": None if tables is None else GroupReleases(**tables),
                 "sampling": _of_part(SAMPLINGS, sampling),
                 "clipping": _of_part(CLIP_METHODS, document["clipping"]),
                 "mechanism": _of_part(MECHANISMS, document["mechanism"]),
@@ -386,9 +446,14 @@ class PrivacyPlan:
         parts = {key: value for key, value in self.to_dict().items() if key != "steps"}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
-    def statement(self, releases: int, *, reproducible: bool) -> str:
-        """The guarantee in words, with every assumption it rests on."""
-        return statement_of(self, releases, reproducible=reproducible)
+    def statement(self, releases: int, *, reproducible: bool, tables: int | None = None) -> str:
+        """The guarantee in words, with every assumption it rests on.
+
+        Args:
+            releases, tables: As in `event`.
+            reproducible: Whether a recipe fixes the seed of the noise.
+        """
+        return statement_of(self, releases, reproducible=reproducible, tables=tables)
 
 
 def _part(part: Any) -> dict[str, Any]:

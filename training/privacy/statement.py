@@ -27,16 +27,25 @@ _HIDDEN = {
 }
 
 
-def statement_of(plan: PrivacyPlan, releases: int, *, reproducible: bool) -> str:
-    """The guarantee in words, with every assumption it rests on."""
+def statement_of(
+    plan: PrivacyPlan, releases: int, *, reproducible: bool, tables: int | None = None
+) -> str:
+    """The guarantee in words, with every assumption it rests on.
+
+    Args:
+        plan: What was planned.
+        releases, tables: As in `PrivacyPlan.event`.
+        reproducible: Whether a recipe fixes the seed of the noise.
+    """
     unit = plan.unit
     hidden = _HIDDEN[str(plan.neighbours)].format(record=_RECORD[unit])
     text = (
-        f"The trained weights are ({plan.epsilon(releases):.4g}, {plan.delta:.3g})-"
+        f"The trained weights are ({plan.epsilon(releases, tables):.4g}, {plan.delta:.3g})-"
         f"differentially private with respect to {hidden}. "
         f"{releases} releases; {plan.sampling.describe(unit)}; {_rows_of_users(plan)}"
         f"{plan.clipping.describe(unit)}; "
-        f"{plan.mechanism.describe(plan.noise_stddev)}{_watched(plan)}{_versions(plan)}. "
+        f"{plan.mechanism.describe(plan.noise_stddev)}{_watched(plan)}{_versions(plan)}"
+        f"{_tables(plan, releases, tables)}. "
         "Accounted with "
         f"{plan.accountant.upper()} (dp_accounting). Assumed public: which {_PUBLIC[unit]} "
         "form the training split and their number, the recipe, and the label and group names. "
@@ -59,6 +68,13 @@ def statement_of(plan: PrivacyPlan, releases: int, *, reproducible: bool) -> str
             "publish."
         )
     return text
+
+
+def _tables(plan: PrivacyPlan, releases: int, tables: int | None) -> str:
+    count = plan.tables(releases) if tables is None else tables
+    if plan.group_releases is None or not count:
+        return ""
+    return f"; {plan.group_releases.describe(count, str(plan.neighbours))}"
 
 
 def _watched(plan: PrivacyPlan) -> str:
