@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,7 @@ from training.privacy.plan import PrivacyPlan
 from training.privacy.sampling import ShuffledSampling
 from training.steps import PlainStep, PrivateStep, TrainingStep
 from training.tpu_lowering import Lowering, lowering_of
-from training.tpu_operations import Obstacle, _Layers, obstacles_of, refuse_obstacles
+from training.tpu_operations import Obstacle, _computation, _Layers, obstacles_of, refuse_obstacles
 
 Built = tuple[keras.Model, dict[str, Any]]
 
@@ -66,6 +67,10 @@ def wide() -> Built:
     return model, labelled({"features": np.ones((8, 300), "float32")}, 3)
 
 
+# Products by which `measured_precision` judges a device.
+MEASURED = {"MatMul", "BatchMatMulV2", "Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter"}
+
+
 @pytest.mark.parametrize("build", [small_bert, small_residual_network, wide])
 def test_private_step_can_be_compiled_and_asks_for_whole_float32(build, whole_float32):
     model, batch = build()
@@ -73,6 +78,12 @@ def test_private_step_can_be_compiled_and_asks_for_whole_float32(build, whole_fl
     assert obstacles_of(step.trace(specification(batch)), model) == []
     lowering = lowering_of(step, specification(batch))
     assert lowering.whole_products == lowering.products > 3
+    # Norms and sums consist of those that are measured; what else multiplies lies in layers.
+    graph = step.trace(specification(batch))[0].as_graph_def()
+    products = [n for n, _ in _computation(graph) if re.search("MatMul|Conv|Einsum", n.op)]
+    own = {node.op for node in products if not _Layers(model).path_in(node.name)}
+    assert own
+    assert own <= MEASURED
 
 
 def test_without_asking_no_product_is_whole(rounded_float32):

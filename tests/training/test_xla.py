@@ -163,3 +163,46 @@ def test_step_compiled_with_xla_moves_the_weights_as_the_uncompiled_one_does(
     assert np.linalg.norm(compiled - moved) < nearness * np.linalg.norm(moved)
     assert np.abs(moved).max() > 1e-2 * rate
     np.testing.assert_allclose(compiled_reported, reported, rtol=1e-4)
+
+
+def gradients(trunk: keras.Model, head: np.ndarray, batch: dict[str, Any], xla: bool) -> np.ndarray:
+    """Of the mean loss over the real examples, at all weights, in the model's own precision.
+
+    `head` (features, classes) is left as it is: that of our models computes in float32 whatever
+    the rest does.
+    """
+
+    def compute(batch: dict[str, Any]) -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            features = trunk(batch["inputs"], training=True)
+            logits = tf.matmul(features, tf.cast(head, features.dtype))
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(batch["labels"], logits)
+            mask = tf.cast(batch["mask"], logits.dtype)
+            mean = tf.reduce_sum(losses * mask) / tf.reduce_sum(mask)
+        return tape.gradient(mean, [v.value for v in trunk.trainable_variables])
+
+    found = tf.function(compute, autograph=False, jit_compile=xla)(batch)
+    return np.concatenate([np.ravel(gradient) for gradient in found])
+
+
+@pytest.mark.slow
+def test_resnet50_with_xla_differs_by_rounding_alone():
+    """In float32 by some thousandths; in float64, where rounding is 2^29 times finer, not."""
+    differences = {}
+    weights = None
+    for precision in ("float32", "float64"):
+        keras.config.set_dtype_policy(precision)
+        model, batch = of_benchmarks("resnet50", 32)
+        weights = weights or model.get_weights()
+        model.set_weights(weights)
+        inputs = {k: tf.cast(v, precision) for k, v in batch["inputs"].items()}
+        batch = {**batch, "inputs": inputs}
+        trunk = keras.Model(model.input, model.layers[-1].input)
+        head = model.layers[-1].get_weights()[0]
+        plain, compiled = (gradients(trunk, head, batch, xla) for xla in (False, True))
+        assert plain.dtype == precision
+        differences[precision] = np.abs(compiled - plain).max()
+        print(f"ResNet50, {precision}: {differences[precision]:.1e} of {np.abs(plain).max():.1e}")
+    keras.config.set_dtype_policy("float32")
+    assert differences["float64"] < 1e-9
+    assert differences["float32"] > 1e-5
