@@ -1,7 +1,7 @@
 """How cost grows: with replicas, batch, length, model, number of examples and steps.
 
-    python -m benchmarks.scaling            # about three minutes on 2 free cores
-    python -m benchmarks.scaling --json
+    python -m benchmarks.scaling            # under four minutes of processor time
+    python -m benchmarks.scaling --parts growth --repeats 5 --json
 
 Replicas here are logical CPUs that share the machine's cores, so that two of them can at best be
 as fast as one device with all cores: what is measured is the price of spreading. Each slope is
@@ -30,6 +30,8 @@ import scipy.optimize
 from benchmarks.slopes import log_log_slope
 from benchmarks.workloads import Workload
 
+# The quick ones first.
+PARTS = ("accounting", "growth", "replicas")
 _REPLICAS = 2
 _REPLICA_TOKENS = 32
 # Where a power of growth is looked for.
@@ -245,6 +247,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
     parser.add_argument("--batch", type=int, default=16, help="examples over all replicas")
     parser.add_argument("--repeats", type=int, default=3, help="timed steps at each point")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
     parser.add_argument("--json", action="store_true", help="print one JSON line")
     arguments = parser.parse_args()
     import tensorflow as tf
@@ -254,12 +257,12 @@ def main() -> None:
     tf.config.set_logical_device_configuration(cpu, logical)
     found: dict[str, dict[Any, Any]] = {}
     parts = {
-        # The quick ones first.
         "accounting": (accounting([10, 10**4, 10**6]), _accounting_text),
         "growth": (growth(arguments.repeats), _growth_text),
         "replicas": (replicas(arguments.batch, arguments.repeats), _replicas_text),
     }
-    for part, (results, text) in parts.items():
+    for part in arguments.parts:
+        results, text = parts[part]
         found[part] = {}
         for name, result in results:
             found[part][name] = result
