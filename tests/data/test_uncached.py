@@ -52,11 +52,6 @@ def csv_text(folder: Path) -> DataSettings:
     return replace(settings, table=replace(settings.table, text="text", groups=["town"]))
 
 
-def csv_features(folder: Path) -> DataSettings:
-    settings = _csv(folder)
-    return replace(settings, table=replace(settings.table, features=["one", "two"]))
-
-
 def jsonl_text(folder: Path) -> DataSettings:
     rows = [{"text": _text(n), "label": "ab"[n % 2], "town": "xy"[n % 2]} for n in range(EXAMPLES)]
     path = folder / "people.jsonl"
@@ -102,12 +97,10 @@ def _tfds(folder: Path, file_format: str, **chosen: str) -> DataSettings:
 
 SOURCES = {
     "csv text": csv_text,
-    "csv features": csv_features,
     "jsonl text": jsonl_text,
     "image folder": image_folder,
     "tfds text": lambda folder: _tfds(folder, "array_record", text="text"),
     "tfds images": lambda folder: _tfds(folder, "array_record", image="image"),
-    "tfds text from a stream": lambda folder: _tfds(folder, "tfrecord", text="text"),
     "tfds images from a stream": lambda folder: _tfds(folder, "tfrecord", image="image"),
     "digits": lambda folder: replace(SETTINGS, source="digits", limit=EXAMPLES),
 }
@@ -132,7 +125,6 @@ PREPROCESSORS = {
         sequence_length=6,
     ),
     "image": ImagePreprocessor(8, "imagenet"),
-    "features": lambda raw: {"features": (raw - 3.0) / 7.0},
 }
 
 
