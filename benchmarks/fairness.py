@@ -100,7 +100,8 @@ class Encoded:
     def run(self, recipe: Any, seed: int, split: str) -> dict[str, float]:
         """Trains a head by a recipe and measures it on a split."""
         from data import batches_in_order
-        from evaluation import answer_raw, evaluate, measure_counterfactuals, predict_batches
+        from evaluation import answer_raw, measure_counterfactuals, predict_batches
+        from scripts.decisions import fit_decision
         from training.fairness import Mitigation
         from training.privacy.clip_watch import ClipWatch
         from training.privacy.ledger import Ledger
@@ -147,12 +148,12 @@ class Encoded:
             loop.run()
             seconds = time.perf_counter() - started
             epsilon = float("inf") if ledger is None else ledger.epsilon
+            rule = fit_decision(session, run, ledger)
         batches = batches_in_order(self.splits[split], 2048)
         predictions = predict_batches(trained, batches, session.dataset.info, split)
         settings = dataclasses.replace(
             recipe.evaluation, attributes=["sex"], bootstrap_resamples=0, permutations=0
         )
-        measured = json.loads(evaluate(predictions, settings).to_json())
         # Whether answers follow the terms of a list, where the recipe names one.
         built = session.model.built
         changed = measure_counterfactuals(
@@ -161,17 +162,29 @@ class Encoded:
             settings,
         )
         found = {} if changed is None else next(iter(changed["perturbations"].values()))
-        sex = measured["fairness"]["attributes"]["sex"]
         return {
-            "accuracy": measured["performance"]["accuracy"],
-            "worst_group_accuracy": sex["worst"]["worst_group_accuracy"]["value"],
-            "demographic_parity_difference": sex["gaps"]["demographic_parity_difference"]["value"],
-            "equalized_odds_difference": sex["gaps"]["equalized_odds_difference"]["value"],
+            **_measured(predictions, settings, rule),
             "counterfactual_flips": found.get("flip_rate", math.nan),
             "counterfactual_shift": found.get("score_shift", {}).get("mean", math.nan),
             "epsilon": epsilon,
             "seconds": seconds,
         }
+
+
+def _measured(predictions: Any, settings: Any, rule: Any) -> dict[str, float]:
+    """Accuracy and gaps of the labels of the largest score, or of a decision rule's answers."""
+    from evaluation import evaluate, measure_decisions
+
+    if rule is not None:
+        decided = measure_decisions(predictions, rule)["after"]
+        return {name: decided[name] for name in _FIGURES[:4]}
+    measured = json.loads(evaluate(predictions, settings).to_json())
+    sex = measured["fairness"]["attributes"]["sex"]
+    return {
+        "accuracy": measured["performance"]["accuracy"],
+        "worst_group_accuracy": sex["worst"]["worst_group_accuracy"]["value"],
+        **{name: sex["gaps"][name]["value"] for name in _FIGURES[2:4]},
+    }
 
 
 def main() -> None:

@@ -100,6 +100,13 @@ class VersionedSplit:
             for attribute, ids in self.originals.groups.items()
         }
 
+    @property
+    def users(self) -> np.ndarray | None:
+        of_originals = self.originals.users
+        if of_originals is None:
+            return None
+        return np.concatenate([of_originals, of_originals[self.of]])
+
     def __len__(self) -> int:
         return len(self.originals) + len(self.of)
 

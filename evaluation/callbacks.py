@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from configs.schema.evaluation import EvaluationSettings
+from evaluation.coverage import NOT_COVERED, marked, measured_elsewhere
 from evaluation.event_writer import event_writer
 from evaluation.fairness import with_soft_groups
 from evaluation.group_plots import (
@@ -32,7 +33,7 @@ from evaluation.group_plots import (
     plot_roc,
     plot_scores,
 )
-from evaluation.headlines import NOT_COVERED, Headline, headlines
+from evaluation.headlines import Headline, headlines
 from evaluation.measurements import Evaluation, evaluate
 from evaluation.plots import (
     plot_confusion,
@@ -53,7 +54,8 @@ _RESAMPLES_BETWEEN_EPOCHS = 200
 _RELEASED = {
     "clipping_norm": (
         "4 privacy/clipping norm",
-        "The bound in use on every example's gradient, found from noisy counts that ε pays for.",
+        "The bound in use on the gradient of every example (of every user, where users are "
+        "protected), found from noisy counts that ε pays for.",
     ),
     "clipping_threshold": (
         "4 privacy/clipping threshold",
@@ -204,12 +206,16 @@ class PrivacyCallback(keras.callbacks.Callback):
     Args:
         spent: Returns (epsilon, delta) of everything released so far.
         log_dir: TensorBoard log directory of the run.
+        unit: What the guarantee protects: `example` or `user`.
     """
 
-    def __init__(self, spent: Callable[[], tuple[float, float]], log_dir: str | Path):
+    def __init__(
+        self, spent: Callable[[], tuple[float, float]], log_dir: str | Path, unit: str = "example"
+    ):
         super().__init__()
         self._spent = spent
         self._log_dir = log_dir
+        self._unit = unit
         self._writer: Any = None
         self._epsilon = 0.0
 
@@ -225,7 +231,7 @@ class PrivacyCallback(keras.callbacks.Callback):
         self._epsilon, delta = self._spent()
         if logs is not None:
             logs["epsilon"] = self._epsilon
-        description = f"Privacy spent on the training examples: (ε, δ) with δ = {delta:.3g}"
+        description = f"Privacy spent on the training {self._unit}s: (ε, δ) with δ = {delta:.3g}"
         with self._writer.as_default(step=epoch + 1):
             tf.summary.scalar("1 overview/4 epsilon", self._epsilon, description=description)
             tf.summary.scalar("4 privacy/delta", delta, description=description)
@@ -264,7 +270,7 @@ def _write_figures(evaluation: Evaluation, history: Sequence[tuple[int, Any]]) -
 def _write_training_scalars(logs: Mapping[str, Any]) -> None:
     """What Keras's own loop says of the epoch; all but public settings come from training data."""
     for name, value in logs.items():
-        if name in ("epsilon", "delta") or name.startswith(("val_", "test_")):
+        if name in ("epsilon", "delta") or measured_elsewhere(name):
             continue
         if name == "learning_rate":
             tf.summary.scalar("5 training/learning rate", float(value))
@@ -274,7 +280,7 @@ def _write_training_scalars(logs: Mapping[str, Any]) -> None:
             tf.summary.scalar(tag, float(value), description=description)
             continue
         tf.summary.scalar(
-            f"5 training/{name} ({NOT_COVERED})",
+            f"5 training/{marked(name)}",
             float(value),
             description="Computed from training examples without noise: the privacy guarantee "
             "does not cover it. Look, but do not publish.",

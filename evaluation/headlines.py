@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from evaluation.coverage import NOT_COVERED
 from evaluation.fairness.definitions import GAPS
 from evaluation.measurements import Evaluation
-
-NOT_COVERED = "train, not covered by ε"
 
 
 @dataclass(frozen=True)

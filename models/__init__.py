@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "contracts": ["BuiltModel", "Preprocessor"],
         "decision_rule": ["DecisionRule"],
+        "embeddings": ["split_at_embeddings"],
         "export": ["export_saved_model"],
         "frozen": ["split_frozen_prefix"],
         "huggingface": ["save_huggingface"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from configs.schema import Recipe, SettingError, require
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from training.privacy.ledger import Ledger
     from training.run_directory import RunDirectory
     from training.session import Session
+
+# {loss:.2f}, {accuracy} and the like in the name of a file; {epoch} and {val_loss} tell nothing.
+_FIGURE_OF_TRAINING = re.compile(r"\{(?!epoch|val_|batch)\w+")
 
 
 def callbacks_of(
@@ -28,8 +32,8 @@ def callbacks_of(
     settings = session.recipe
     callbacks: list[keras.callbacks.Callback] = []
     if ledger is not None and session.plan is not None:
-        delta = session.plan.delta
-        callbacks.append(PrivacyCallback(lambda: (ledger.epsilon, delta), run.logs))
+        delta, unit = session.plan.delta, session.plan.unit
+        callbacks.append(PrivacyCallback(lambda: (ledger.epsilon, delta), run.logs, unit))
     if len(session.validation):
         callbacks.append(
             FairnessCallback.from_batches(
@@ -49,7 +53,8 @@ def callbacks_of(
             keras.callbacks.EarlyStopping("val_loss", patience=patience, restore_best_weights=True)
         )
     callbacks += [
-        _callback(name, options, settings) for name, options in settings.training.callbacks.items()
+        callback_of(name, options, settings)
+        for name, options in settings.training.callbacks.items()
     ]
     return callbacks if session.workers.is_chief else _followers(callbacks)
 
@@ -64,20 +69,25 @@ def _followers(callbacks: list[keras.callbacks.Callback]) -> list[keras.callback
         FairnessCallback,
         PrivacyCallback,
         keras.callbacks.BackupAndRestore,
-        keras.callbacks.CSVLogger,
         keras.callbacks.ModelCheckpoint,
-        keras.callbacks.RemoteMonitor,
-        keras.callbacks.TensorBoard,
+        *_logging(),
     )
     return [keras.callbacks.Callback() if isinstance(c, writing) else c for c in callbacks]
 
 
-def _callback(name: str, options: dict[str, Any], recipe: Recipe) -> keras.callbacks.Callback:
+def callback_of(name: str, options: dict[str, Any], recipe: Recipe) -> keras.callbacks.Callback:
+    """A callback of `training.callbacks`; with privacy, what it logs of training data is marked.
+
+    Raises:
+        SettingError: It is no Keras callback, does not take these options, or would void ε.
+    """
     import keras
 
     cls = getattr(keras.callbacks, name, None)
     if not (isinstance(cls, type) and issubclass(cls, keras.callbacks.Callback)):
         raise SettingError(f"training.callbacks.{name}", options, "the name of a Keras callback")
+    if recipe.privacy.enabled and issubclass(cls, _logging()):
+        cls = _marking(cls)
     try:
         callback = cls(**options)
     except (TypeError, ValueError) as error:
@@ -86,6 +96,34 @@ def _callback(name: str, options: dict[str, Any], recipe: Recipe) -> keras.callb
         ) from error
     _require_fitting(callback, name, options, recipe)
     return callback
+
+
+def _logging() -> tuple[type[keras.callbacks.Callback], ...]:
+    """Keras callbacks that write `logs` down for others to read."""
+    import keras
+
+    return (
+        keras.callbacks.CSVLogger,
+        keras.callbacks.RemoteMonitor,
+        keras.callbacks.TensorBoard,
+    )
+
+
+def _marking(cls: type[keras.callbacks.Callback]) -> type[keras.callbacks.Callback]:
+    """`cls`, writing marked names where ε does not cover the value: a private run's figures travel.
+
+    Of the same name, so that what a callback remembers is found again when a run goes on.
+    """
+    from evaluation.coverage import marked_logs
+
+    def on_epoch_end(self: Any, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        cls.on_epoch_end(self, epoch, marked_logs(logs))
+
+    def on_train_batch_end(self: Any, batch: int, logs: dict[str, Any] | None = None) -> None:
+        cls.on_train_batch_end(self, batch, marked_logs(logs))
+
+    members = {"on_epoch_end": on_epoch_end, "on_train_batch_end": on_train_batch_end}
+    return type(cls.__name__, (cls,), {**members, "__doc__": cls.__doc__})
 
 
 def _require_fitting(
@@ -102,6 +140,13 @@ def _require_fitting(
         options,
         "a callback that monitors validation (val_...) with privacy: training metrics are raw "
         "training data, and acting on them would void epsilon",
+    )
+    require(
+        not recipe.privacy.enabled or not _FIGURE_OF_TRAINING.search(str(options.get("filepath"))),
+        f"training.callbacks.{name}",
+        options,
+        "a filepath of {epoch} and val_ figures alone: with privacy, a training metric in a file's "
+        "name tells of training data what epsilon does not cover",
     )
     optimizer = recipe.training.optimizer
     require(
@@ -124,6 +169,7 @@ def _hparams(recipe: Recipe) -> dict[str, Any]:
         "private": recipe.privacy.enabled,
     }
     if recipe.privacy.enabled:
+        chosen["privacy_unit"] = recipe.privacy.unit
         chosen["clipping_norm"] = recipe.privacy.clipping_norm
         chosen["epsilon"] = recipe.privacy.epsilon or 0.0
         chosen["noise_multiplier"] = recipe.privacy.noise_multiplier or 0.0

@@ -1,9 +1,13 @@
 """The frozen part of a model, computed once for each example instead of once an epoch.
 
 Exact: the frozen part has no randomness and no trainable weight, so its activations never change.
+They are held in memory, within `training.cache_frozen_gb` and whatever `data.cache` says: that is
+the one thing that may grow with the number of examples, and the log says how large it is.
 """
 
 from __future__ import annotations
+
+import logging
 
 import keras
 import numpy as np
@@ -15,12 +19,24 @@ _CHUNK_EXAMPLES = 256
 
 
 def fits_in_memory(prefix: keras.Model, examples: int, budget_bytes: float) -> bool:
-    """Whether the activations of `examples` examples take at most `budget_bytes`."""
+    """Whether the activations of `examples` examples take at most `budget_bytes`; logs which."""
     per_example = sum(
         int(np.prod(tensor.shape[1:])) * tf.as_dtype(tensor.dtype).size
         for tensor in tf.nest.flatten(prefix.output)
     )
-    return per_example * examples <= budget_bytes
+    needed = per_example * examples
+    fits = needed <= budget_bytes
+    logging.info(
+        "Computing the frozen layers once for %d examples; their activations take %.3g GB of "
+        "memory (training.cache_frozen_gb: %g)."
+        if fits
+        else "The frozen layers run at every step: kept for %d examples, their activations would "
+        "take %.3g GB of memory (training.cache_frozen_gb: %g).",
+        examples,
+        needed / 1e9,
+        budget_bytes / 1e9,
+    )
+    return fits
 
 
 def through_prefix(prepared: PreparedSplit, prefix: keras.Model) -> PreparedSplit:

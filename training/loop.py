@@ -293,8 +293,9 @@ class Loop:
             "loss": self._totals["loss"] / examples,
             "accuracy": self._totals["correct"] / examples,
         }
-        if self._totals["unfairness"]:
-            logs["unfairness"] = self._totals["unfairness"] / examples
+        for term in ("unfairness", "opacity", "leakage"):
+            if self._totals[term]:
+                logs[term] = self._totals[term] / examples
         if self._totals["non_finite"]:
             logs["non_finite_examples"] = self._totals["non_finite"]
         return {**logs, **self.step.released()}

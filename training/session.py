@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -31,6 +30,7 @@ from training.feeding import ReplicaFeed
 from training.frozen_features import fits_in_memory, through_prefix
 from training.loop import Length, Loop
 from training.losses import recipe_loss
+from training.objective import Terms
 from training.one_root import OneRoot, kept_root
 from training.optimizers import build_optimizer
 from training.privacy.clip_watch import ClipWatch
@@ -43,6 +43,7 @@ from training.randomness import Randomness
 from training.run_directory import RunDirectory
 from training.steps import PlainStep, PrivateStep, TrainingStep
 from training.strategy import resolve_strategy
+from training.unit_of_privacy import records_of, users_of
 from training.workers import Workers
 
 # Enough to see whether one example's output depends on another's.
@@ -55,10 +56,12 @@ _HOW_IT_IS_RUN = (
     "keep_checkpoints",
     "profile",
 )
+# The same of `data`: the batches are the same wherever the examples lie meanwhile.
+_WHERE_IT_LIES = ("cache", "store")
 
 
-def run_length(settings: TrainingSettings, num_examples: int) -> Length:
-    """Steps of a run over `num_examples` training examples.
+def run_length(settings: TrainingSettings, num_examples: int, unit: str = "example") -> Length:
+    """Steps of a run over `num_examples` training examples, or users where `unit` is that.
 
     Raises:
         SettingError: If the recipe names no length, or a batch larger than the data.
@@ -67,7 +70,7 @@ def run_length(settings: TrainingSettings, num_examples: int) -> Length:
         raise SettingError(
             "training.batch_size",
             settings.batch_size,
-            f"at most the {num_examples} training examples",
+            f"at most the {num_examples} training {unit}s",
         )
     per_epoch = math.ceil(num_examples / settings.batch_size)
     if settings.steps is not None:
@@ -84,19 +87,23 @@ def physical_size(
     examples: int,
     replicas: int,
     capacity: int | None = None,
+    rows: int = 1,
 ) -> int:
-    """Examples of a physical batch over all replicas, a multiple of `replicas`.
+    """Rows of a physical batch over all replicas, a multiple of `replicas` times `rows`.
 
-    `capacity`: the most examples that a step can have, where sampling bounds them.
+    `capacity`: the most examples that a step can have, where sampling bounds them. With several
+    `rows` a user, examples and capacity count users.
     """
     size = settings.physical_batch_size
-    if size is None:
+    if size is not None:
+        size = -(-size // rows)
+    else:
         size = capacity or settings.batch_size
         if private and capacity is None:
             # Two standard deviations of room: 98 % of Poisson draws fit one physical batch.
             size = min(examples, size + 2 * math.isqrt(size) + 1)
             size = min(examples, -(-size // 8) * 8)
-    return -(-min(size, max(examples, 1)) // replicas) * replicas
+    return -(-min(size, max(examples, 1)) // replicas) * replicas * rows
 
 
 @dataclass(frozen=True)
@@ -163,16 +170,11 @@ class Session:
         """
         settings = self.recipe.training
         replicas = self.strategy.num_replicas_in_sync
-        size = physical_size(
-            settings,
-            private=self.plan is not None,
-            examples=len(self.dataset.train),
-            replicas=replicas,
-            capacity=None if self.plan is None else self.plan.sampling.capacity,
-        )
-        batching = self._batching(size, replicas)
+        batching = self._batching(replicas)
+        size = batching.size
         optimizer, step = self._step(
-            accumulates=self.plan is not None or size < settings.batch_size
+            accumulates=self.plan is not None
+            or size < settings.batch_size * batching.rows_per_record
         )
         feed = ReplicaFeed(self.train, batching, self.strategy)
         step.trace(feed.element_spec)
@@ -198,23 +200,37 @@ class Session:
             workers=self.workers,
         )
 
-    def _batching(self, size: int, replicas: int) -> Batching:
-        sampler = self._sampler()
-        if self.versions is None:
-            return Batching(sampler, size, replicas)
-        if self.mitigation.together:
-            return AllVersions(sampler, size, replicas, table=self.versions)
-        return Batching(RandomVersions(sampler, self.versions, self.randomness), size, replicas)
+    def _batching(self, replicas: int) -> Batching:
+        plan = self.plan
+        rows = self.mitigation.rows_per_record if plan is None else plan.rows_per_record
+        size = physical_size(
+            self.recipe.training,
+            private=plan is not None,
+            examples=len(self.dataset.train) if plan is None else plan.num_examples,
+            replicas=replicas,
+            capacity=None if plan is None else plan.sampling.capacity,
+            rows=rows,
+        )
+        return Batching(self._sampler(), size, replicas, rows)
 
     def _sampler(self) -> Sampler:
-        balance, people = self.mitigation.balance, self.dataset.train
+        """What draws rows of `train`, a record's side by side."""
+        people, balance = self.dataset.train, self.mitigation.balance
         cells = None if balance is None else balance.cells_of(people.groups, people.labels)
-        if self.plan is not None:
-            return self.plan.sampler(self.randomness, cells)
         size = self.recipe.training.batch_size
-        if cells is not None:
-            return BalancedSampler(cells, size, self.randomness)
-        return ShuffledSampler(len(people), size, self.randomness)
+        sampler: Sampler
+        if self.plan is not None:
+            users = users_of(self.recipe, self.dataset)
+            sampler = self.plan.sampler(self.randomness, users, cells)
+        elif cells is not None:
+            sampler = BalancedSampler(cells, size, self.randomness)
+        else:
+            sampler = ShuffledSampler(len(people), size, self.randomness)
+        if self.versions is None:
+            return sampler
+        if self.mitigation.together:
+            return AllVersions(sampler, self.versions)
+        return RandomVersions(sampler, self.versions, self.randomness)
 
     def _release_identity(self, size: int, replicas: int) -> str:
         """Two releases of one step are the same only if all of this is the same."""
@@ -246,6 +262,7 @@ class Session:
             "l2": settings.l2,
             "jit_compile": settings.jit_compile,
             "group_weights": self.mitigation.weights,
+            "terms": Terms.of(self.recipe.objective),
         }
         arguments = (self.model.trained, loss, optimizer, self.strategy)
         if self.plan is None:
@@ -284,9 +301,13 @@ def _randomness_context(recipe: Recipe, dataset: Dataset) -> str:
     training = asdict(recipe.training)
     for name in _HOW_IT_IS_RUN:
         del training[name]
+    examples = asdict(recipe.data)
+    for name in _WHERE_IT_LIES:
+        del examples[name]
     files = sorted(dataset.info.provenance.sha256.items())
-    sections = (recipe.data, recipe.model, recipe.privacy, recipe.fairness, recipe.decision)
-    decisive = [training, *(asdict(section) for section in sections)]
+    sections = ("model", "privacy", "fairness", "objective", "decision")
+    rest = (asdict(getattr(recipe, section)) for section in sections)
+    decisive = [training, examples, *rest]
     return json.dumps([*decisive, files, len(dataset.train)], sort_keys=True)
 
 
@@ -331,10 +352,11 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
     mitigation = Mitigation.of(recipe.fairness, dataset, recipe.evaluation.positive_label)
     if mitigation.swaps is not None:
         dataset = data.naming_lists(dataset, mitigation.swaps)
+    records, unit = records_of(recipe, dataset)
     recipe = resolved(
         recipe,
-        len(dataset.train),
-        lambda settings, records: run_length(settings, records).steps,
+        records,
+        lambda settings, count: run_length(settings, count, unit).steps,
         mitigation.shares,
     )
     settings = recipe.training
@@ -344,12 +366,12 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
         hashlib.sha256(repr((recipe, len(dataset.train), files)).encode()).hexdigest(),
         "recipe and data",
     )
-    length = run_length(settings, len(dataset.train))
+    length = run_length(settings, records, unit)
     plan = None
     if recipe.privacy.enabled:
         plan = PrivacyPlan.from_settings(
             recipe.privacy,
-            num_examples=len(dataset.train),
+            num_examples=records,
             batch_size=settings.batch_size,
             steps=length.steps,
             shares=mitigation.shares,
@@ -365,14 +387,13 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
     people, versions = dataset.train, None
     if mitigation.swaps is not None:
         people, versions = data.with_versions(people, mitigation.swaps)
-    train = data.prepare(people, built.preprocess)
-    validation = data.prepare(dataset.validation, built.preprocess)
+    train = data.prepare(people, built.preprocess, recipe.data.cache)
+    validation = data.prepare(dataset.validation, built.preprocess, recipe.data.cache)
     if plan is not None:
         _look_over(recipe, dataset, built, validation if len(validation) else train)
     prefix, trained = models.split_frozen_prefix(built)
     examples = len(train) + len(validation)
     if prefix is not None and fits_in_memory(prefix, examples, settings.cache_frozen_gb * 1e9):
-        logging.info("Computing the frozen layers once for %d examples.", len(train))
         train, validation = through_prefix(train, prefix), through_prefix(validation, prefix)
     else:
         prefix, trained = None, built.model

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from training.fairness import GroupWeights, Penalty
+from training.objective import OpacityModel, Terms, confidence
 from training.privacy.adaptive_query import half_counts
 from training.privacy.clip_methods import CountedQuantile
 from training.privacy.clip_methods.base import LEAST_BOUND
@@ -42,6 +43,8 @@ class StepTotals:
         examples: Real examples.
         non_finite: Examples left out because their gradient was not finite.
         unfairness: Penalty of the physical batch, times its real examples; 0 without one.
+        opacity: Sum of opacities; 0 where the objective has no such term.
+        leakage: Sum of leakages; likewise.
     """
 
     loss: float
@@ -49,6 +52,8 @@ class StepTotals:
     examples: float
     non_finite: float
     unfairness: float = 0.0
+    opacity: float = 0.0
+    leakage: float = 0.0
 
 
 class TrainingStep(ABC):
@@ -63,6 +68,7 @@ class TrainingStep(ABC):
         l2: L2 penalty on weight matrices; looks at no example.
         jit_compile: Compile with XLA.
         group_weights: Weights of examples by group and label.
+        terms: What is added to the loss beside unfairness.
     """
 
     # Of mechanisms whose noise builds on earlier noise; none without such a mechanism.
@@ -83,10 +89,12 @@ class TrainingStep(ABC):
         l2: float = 0.0,
         jit_compile: bool = False,
         group_weights: GroupWeights | None = None,
+        terms: Terms | None = None,
     ):
         self._model, self._loss, self._optimizer = model, loss, optimizer
         self._strategy, self._l2 = strategy, l2
         self._group_weights = group_weights
+        self._terms = terms or Terms()
         self._variables = model.trainable_variables
         with strategy.scope():
             optimizer.build(self._variables)
@@ -134,9 +142,25 @@ class TrainingStep(ABC):
     def _loss_of(self, batch: dict[str, Any]) -> PerExampleLoss:
         """The loss with each example's weight, which depends on its own group and label alone."""
         if self._group_weights is None:
-            return self._loss
+            return self._terms.added_to(self._loss)
         weights = self._group_weights.of(batch)
-        return lambda labels, logits: self._loss(labels, logits) * weights
+        return self._terms.added_to(lambda labels, logits: self._loss(labels, logits) * weights)
+
+    def _apart(
+        self, report: dict[str, tf.Tensor], logits: tf.Tensor, counted: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """The report with leakage taken out of the loss and named on its own.
+
+        Args:
+            report: `loss` over the examples that are counted.
+            logits: float32 (batch, classes).
+            counted: bool (batch,).
+        """
+        if not self._terms.leakage:
+            return report
+        leakage = tf.reduce_sum(tf.where(counted, confidence(logits), 0.0))
+        loss = report["loss"] - self._terms.leakage * leakage
+        return {**report, "loss": loss, "leakage": leakage}
 
     @property
     def state(self) -> list[tf.Variable]:
@@ -308,14 +332,16 @@ class PlainStep(TrainingStep):
     def __init__(self, *arguments: Any, penalty: Penalty | None = None, **further: Any):
         self._penalty = penalty
         super().__init__(*arguments, **further)
+        self._opacity = OpacityModel(self._model) if self._terms.opacity else None
 
     def _gradient_sum(self, batch: dict[str, Any]) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
         values = [v.value for v in self._variables]
         mask = batch["mask"]
         with tf.GradientTape() as tape:
-            logits = tf.cast(self._model(batch["inputs"], training=True), tf.float32)
-            losses = tf.where(mask, self._loss_of(batch)(batch["labels"], logits), 0.0)
-            total = tf.reduce_sum(losses)
+            logits, losses, opacity = self._forward(batch)
+            losses = tf.where(mask, losses, 0.0)
+            opacity = tf.reduce_sum(tf.where(mask, opacity, 0.0))
+            total = tf.reduce_sum(losses) + self._terms.opacity * opacity
             unfairness = tf.zeros([])
             if self._penalty is not None:
                 # Times the examples, because the sum will be divided by them.
@@ -325,7 +351,17 @@ class PlainStep(TrainingStep):
         found = tape.gradient(total, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         sums = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in found]
         report = _report(batch["labels"], logits, losses, mask, tf.zeros([]))
-        return sums, {**report, "unfairness": unfairness}
+        report = self._apart(report, logits, mask)
+        return sums, {**report, "unfairness": unfairness, "opacity": opacity}
+
+    def _forward(self, batch: dict[str, Any]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Logits, losses and opacities of a batch, padding among them."""
+        loss = self._loss_of(batch)
+        if self._opacity is not None:
+            return self._opacity(batch, loss)
+        logits = tf.cast(self._model(batch["inputs"], training=True), tf.float32)
+        losses = loss(batch["labels"], logits)
+        return logits, losses, tf.zeros_like(losses)
 
     def _release(self, sums: list[tf.Tensor], examples: tf.Tensor, noise: Noise) -> list[tf.Tensor]:
         return [total / tf.maximum(examples, 1.0) for total in sums]
@@ -419,9 +455,11 @@ class PrivateStep(TrainingStep):
 
     def _observe(self, batch: dict[str, Any], clipped: ClippedSum) -> dict[str, tf.Tensor]:
         """What to report of a physical batch: a tensor for each field of `StepTotals`."""
-        return _report(
+        report = _report(
             batch["labels"], clipped.logits, clipped.losses, batch["mask"], clipped.non_finite
         )
+        used = tf.repeat(clipped.used, self._plan.rows_per_record)
+        return self._apart(report, clipped.logits, batch["mask"] & used)
 
     def _release(self, sums: list[tf.Tensor], examples: tf.Tensor, noise: Noise) -> list[tf.Tensor]:
         seeds, coefficients, slot = noise

@@ -18,6 +18,7 @@ from configs.schema.model import (
     ModelSettings,
     ResNet50Settings,
 )
+from configs.schema.objective import ObjectiveSettings
 from configs.schema.privacy import PrivacySettings
 from configs.schema.recipe import Recipe
 from configs.schema.sampling import SamplingSettings
@@ -38,6 +39,7 @@ __all__ = [
     "MechanismSettings",
     "MlpSettings",
     "ModelSettings",
+    "ObjectiveSettings",
     "OptimizerSettings",
     "PenaltySettings",
     "PrivacySettings",

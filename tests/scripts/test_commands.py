@@ -61,6 +61,10 @@ IMPOSSIBLE = {
         ["--training.callbacks={TerminateOnNaN: {}}"],
         "training.callbacks.TerminateOnNaN: expected a callback that monitors validation",
     ),
+    "training loss in a file's name": (
+        ["--training.callbacks={ModelCheckpoint: {filepath: '{epoch}-{loss:.2f}.keras'}}"],
+        "training.callbacks.ModelCheckpoint: expected a filepath of {epoch} and val_ figures alone",
+    ),
     "two hands on the learning rate": (
         [
             "--training.optimizer.schedule=cosine",

@@ -89,7 +89,31 @@ def test_a_csv_lists_images_labels_and_groups(table):
     assert list(dataset.train.groups["town"]) == [0, 0, 0, 1]
     raw = dataset.train.read(np.array([2])).raw[0]
     assert raw == (table.parent / "images/cat/1.jpg").read_bytes()
-    assert list(dataset.info.provenance.sha256) == [str(table)]
+    assert list(dataset.info.provenance.sha256) == [str(table), f"{table} (images)"]
+
+
+def test_changed_images_are_other_data(folder):
+    def digest():
+        (value,) = _load(folder, on_error="skip").info.provenance.sha256.values()
+        return value
+
+    image, twin = folder / "cat/0.png", folder / "cat/9.png"
+    first = digest()
+    assert digest() == first
+    image.rename(twin)
+    renamed = digest()
+    twin.rename(image)
+    assert digest() == first != renamed
+    image.write_bytes((folder / "dog/0.png").read_bytes())
+    changed = digest()
+    image.unlink()
+    assert len({first, renamed, changed, digest()}) == 4
+
+
+def test_moved_folder_is_the_same_data(folder, tmp_path):
+    digest = list(_load(folder).info.provenance.sha256.values())
+    moved = folder.rename(tmp_path / "elsewhere")
+    assert list(_load(moved).info.provenance.sha256.values()) == digest
 
 
 @pytest.mark.parametrize("name", ["0.png", "1.jpg", "2.gif", "3.bmp"])

@@ -291,3 +291,16 @@ def test_a_named_dataset_that_was_prepared_as_tfrecord_is_used_as_it_is(tmp_path
     chosen = TfdsSettings(name="sterling_trial_by_name", data_dir=str(tmp_path), text="text")
     assert len(data.load(DataSettings(source="tfds", tfds=chosen, **KEEP_ALL)).train) == 20
     assert list(tmp_path.rglob("*.array_record*")) == []
+
+
+def test_other_examples_of_the_same_version_are_other_data(tmp_path):
+    digests = []
+    for name, labels in (("one", (0, 1)), ("same", (0, 1)), ("other", (0, 0))):
+        examples = {"train": [_example(number, label) for number, label in enumerate(labels * 5)]}
+        examples["train"][1]["label"] = 1  # two labels in every one of them
+        prepared = _prepare(tmp_path / name, "array_record", examples)
+        info = _load(prepared, text="text", label="label", test=None).info
+        (digest,) = info.provenance.sha256.values()
+        digests.append(digest)
+    one, same, other = digests
+    assert one == same != other

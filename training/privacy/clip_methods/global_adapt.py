@@ -81,9 +81,9 @@ class GlobalAdaptClipping(CountedQuantile):
             expected_num_records=batch_size,
         )
 
-    def describe(self) -> str:
+    def describe(self, unit: str = "example") -> str:
         return (
-            "per-example gradients of an L2 norm up to a threshold scaled by "
+            f"per-{unit} gradients of an L2 norm up to a threshold scaled by "
             f"{self.clipping_norm:g} / threshold, longer ones cut to {self.clipping_norm:g}; the "
             f"threshold starts at {self.threshold:g} and moves towards what a share of "
             f"{self.target_quantile:g} of them stays within, by noisy counts that are part of the "

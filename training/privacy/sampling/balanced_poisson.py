@@ -120,9 +120,9 @@ class BalancedPoissonSampling:
             )
         return BalancedPoissonSampler(self.rates, cells, randomness)
 
-    def describe(self) -> str:
+    def describe(self, unit: str = "example") -> str:
         return (
-            "each example drawn independently at every step with the probability of its own group, "
+            f"each {unit} drawn independently at every step with the probability of its own group, "
             f"from {min(self.rates):.6g} to {max(self.rates):.6g}, fixed by public shares of "
             f"{len(self.shares)} groups (balanced Poisson sampling, {self.batch_size} expected of "
             f"{self.num_examples}; everybody is accounted at the largest)"
