@@ -102,8 +102,10 @@ class VersionedSplit:
 
     @property
     def users(self) -> np.ndarray | None:
-        users = self.originals.users
-        return None if users is None else np.concatenate([users, users[self.of]])
+        of_originals = self.originals.users
+        if of_originals is None:
+            return None
+        return np.concatenate([of_originals, of_originals[self.of]])
 
     def __len__(self) -> int:
         return len(self.originals) + len(self.of)

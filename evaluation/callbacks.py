@@ -56,7 +56,8 @@ _RESAMPLES_BETWEEN_EPOCHS = 200
 _RELEASED = {
     "clipping_norm": (
         "4 privacy/clipping norm",
-        "The bound in use on every example's gradient, found from noisy counts that ε pays for.",
+        "The bound in use on the gradient of every example (of every user, where users are "
+        "protected), found from noisy counts that ε pays for.",
     ),
     "clipping_threshold": (
         "4 privacy/clipping threshold",

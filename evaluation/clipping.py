@@ -18,9 +18,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from evaluation.coverage import NOT_COVERED
 from evaluation.event_writer import event_writer
 from evaluation.group_plots import plot_clipping
-from evaluation.headlines import NOT_COVERED
 from evaluation.plots import to_image
 
 _QUANTILES = (0.1, 0.5, 0.9)

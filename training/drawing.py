@@ -45,8 +45,7 @@ def batching_of(
         SettingError, UserError: If the data do not say whose an example is.
     """
     people = dataset.train
-    # Versions multiply an example's rows later, in `AllVersions`; a user's rows are drawn at once.
-    rows = plan.rows_per_record if plan is not None and plan.by_user else 1
+    rows = preparation.rows_per_record if plan is None else plan.rows_per_record
     size = physical_size(
         recipe.training,
         private=plan is not None,
@@ -65,8 +64,8 @@ def batching_of(
     else:
         sampler = ShuffledSampler(len(people), recipe.training.batch_size, randomness)
     if versions is not None and preparation.together:
-        return AllVersions(sampler, size, replicas, table=versions)
-    if versions is not None:
+        sampler = AllVersions(sampler, versions)
+    elif versions is not None:
         sampler = RandomVersions(sampler, versions, randomness)
     return Batching(sampler, size, replicas, rows)
 

@@ -142,7 +142,8 @@ class Session:
         )
         size = batching.size
         optimizer, step = self._step(
-            accumulates=self.plan is not None or size < settings.batch_size
+            accumulates=self.plan is not None
+            or size < settings.batch_size * batching.rows_per_record
         )
         feed = ReplicaFeed(self.train, batching, self.strategy, self.recipe.data.service)
         graphs = step.trace(feed.element_spec)

@@ -25,6 +25,7 @@ class TextSplit:
     labels: np.ndarray
     groups: dict[str, np.ndarray]
     name: str = "train"
+    users: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(TEXTS)
@@ -82,6 +83,9 @@ def test_every_row_of_the_table_reads_as_that_version_with_the_persons_own_label
         assert label == SPLIT.labels[person]
     people = [expected[int(row)][1] for row in rows]
     assert found.groups["ward"].tolist() == SPLIT.groups["ward"][people].tolist()
+    named = replace(SPLIT, users=np.array([7, 8, 8, 9]))
+    assert with_versions(named, SWAPS)[0].users[rows].tolist() == named.users[people].tolist()
+    assert split.users is None
     assert split.labels[rows].tolist() == found.labels.tolist()
     assert split.groups["ward"][rows].tolist() == found.groups["ward"].tolist()
 

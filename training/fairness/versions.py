@@ -20,12 +20,12 @@ Guarantees (what epsilon depends on):
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from training.batching import Batching, Sampler
+from data.contracts import PADDING
+from training.batching import Sampler
 from training.randomness import Randomness
 
 
@@ -47,26 +47,22 @@ class RandomVersions:
         """The rows of step `step`, int64 (drawn,); padding stays padding."""
         drawn = self.sampler.draw(step)
         generator = self.randomness.generator("versions of examples", step)
-        chosen = self.table[drawn, generator.integers(0, self.table.shape[1], len(drawn))]
-        return np.where(drawn >= 0, chosen, drawn)
+        versions = generator.integers(0, self.table.shape[1], len(drawn))
+        return np.where(drawn == PADDING, PADDING, self.table[drawn, versions])
 
 
 @dataclass(frozen=True, eq=False)
-class AllVersions(Batching):
-    """Batching whose rows are all versions of the drawn examples, record after record.
+class AllVersions:
+    """A sampler whose examples come with all of their versions, side by side.
 
     Attributes:
+        sampler: Draws the examples.
         table: int64 (examples, versions), where each version is (`data.versions`).
     """
 
-    table: np.ndarray = field(kw_only=True)
+    sampler: Sampler
+    table: np.ndarray
 
-    @property
-    def replica_size(self) -> int:
-        """Rows of a replica's share; `size` counts examples."""
-        return super().replica_size * self.table.shape[1]
-
-    def shares(self, first: int, last: int, mine: range) -> Iterator[np.ndarray]:
-        for share in super().shares(first, last, mine):
-            rows = np.where(share[:, None] >= 0, self.table[share], share[:, None])
-            yield rows.reshape(-1)
+    def draw(self, step: int) -> np.ndarray:
+        """The rows of step `step`, int64 (drawn * versions,)."""
+        return self.table[self.sampler.draw(step)].reshape(-1)

@@ -145,11 +145,11 @@ class ClipWatch:
         )
         return tf.reshape(flat, self.shape)
 
-    def describe(self, noise_multiplier: float) -> str:
-        """One clause for the statement of the guarantee."""
+    def describe(self, noise_multiplier: float, unit: str = "example") -> str:
+        """One clause for the statement of the guarantee, in which a record is called `unit`."""
         cells = self.shape[0] * self.shape[1]
         return (
-            f"with every sum, at {self.share:.3g} of the budget, the number of its examples by "
+            f"with every sum, at {self.share:.3g} of the budget, the number of its {unit}s by "
             f"{self.attribute} and length of gradient ({cells} counts, Gaussian noise of standard "
             f"deviation {self.count_stddev(noise_multiplier):.4g} on each)"
         )

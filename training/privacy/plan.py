@@ -112,6 +112,12 @@ class PrivacyPlan:
             "a whole number >= 1",
         )
         require(
+            not (self.by_user and isinstance(self.sampling, BalancedPoissonSampling)),
+            "fairness.balanced_sampling",
+            self.sampling.method,
+            "null with privacy.unit: user, whose examples may be of several groups",
+        )
+        require(
             1 <= self.batch_size <= self.num_examples,
             "training.batch_size",
             self.batch_size,
@@ -365,7 +371,9 @@ class PrivacyPlan:
         users: UserRows | None = None,
         cells: np.ndarray | None = None,
     ) -> Sampler:
-        """What draws the batches of a run, `rows_per_record` rows side by side for each user.
+        """What draws the rows of every step, `rows_per_record` side by side for each user.
+
+        (Where the rows of a record are versions of one example, it draws the examples.)
 
         Args:
             randomness: Where the draws come from.

@@ -44,9 +44,8 @@ def statement_of(
         f"differentially private with respect to {hidden}. "
         f"{releases} releases; {plan.sampling.describe(unit)}; {_rows_of_users(plan)}"
         f"{plan.clipping.describe(unit)}; "
-        f"{plan.mechanism.describe(plan.noise_stddev)}{_watched(plan)}{_versions(plan)}"
-        f"{_tables(plan, releases, tables)}. "
-        "Accounted with "
+        f"{plan.mechanism.describe(plan.noise_stddev)}{_beside(plan)}"
+        f"{_tables(plan, releases, tables)}. Accounted with "
         f"{plan.accountant.upper()} (dp_accounting). Assumed public: which {_PUBLIC[unit]} "
         "form the training split and their number, the recipe, and the label and group names. "
         "Not covered: choices made by looking at the training data before this run (features, "
@@ -77,16 +76,6 @@ def _tables(plan: PrivacyPlan, releases: int, tables: int | None) -> str:
     return f"; {plan.group_releases.describe(count, str(plan.neighbours))}"
 
 
-def _watched(plan: PrivacyPlan) -> str:
-    return "" if plan.watch is None else f"; {plan.watch.describe(plan.noise_multiplier)}"
-
-
-def _versions(plan: PrivacyPlan) -> str:
-    if not plan.augmented:
-        return ""
-    return f"; each example bounded together with all of its {plan.rows_per_record} versions"
-
-
 def _rows_of_users(plan: PrivacyPlan) -> str:
     """One clause of the statement."""
     if not plan.by_user:
@@ -95,3 +84,13 @@ def _rows_of_users(plan: PrivacyPlan) -> str:
         f"of each drawn user at most {plan.rows_per_record} examples, chosen at random anew; "
         f"a user's gradient is the sum of theirs divided by {plan.rows_per_record}; "
     )
+
+
+def _beside(plan: PrivacyPlan) -> str:
+    """Clauses on what a recipe for fairness adds."""
+    said = ""
+    if plan.augmented:
+        said += f"; each example bounded together with all of its {plan.rows_per_record} versions"
+    if plan.watch is not None:
+        said += f"; {plan.watch.describe(plan.noise_multiplier, plan.unit)}"
+    return said

@@ -24,6 +24,7 @@ from configs.schema import (
     SwapSettings,
     TableSettings,
     TrainingSettings,
+    UserError,
 )
 from data import Swaps, naming_lists
 from tests.models.conftest import tiny_bert  # noqa: F401 (a fixture)
@@ -31,6 +32,7 @@ from tests.training.privacy.naive import cross_entropy
 from training.batching import PADDING, Batching
 from training.fairness import AllVersions, RandomVersions
 from training.privacy.clipping import clipped_gradient_sum
+from training.privacy.keras_api.datasets import private_dataset
 from training.privacy.ledger import Ledger
 from training.privacy.plan import PrivacyPlan
 from training.privacy.sampling import PoissonSampler
@@ -62,7 +64,7 @@ def test_random_versions_are_the_planned_examples_each_as_any_version():
 
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_all_versions_of_an_example_are_one_record_on_one_replica(replicas):
-    batching = AllVersions(SAMPLER, 8, replicas, table=TABLE)
+    batching = Batching(AllVersions(SAMPLER, TABLE), 8 * VERSIONS, replicas, VERSIONS)
     plain = Batching(SAMPLER, 8, replicas)
     assert batching.replica_size == VERSIONS * plain.replica_size
     for step in range(20):
@@ -88,15 +90,16 @@ def test_one_example_with_all_its_versions_moves_the_sum_by_no_more_than_the_bou
     features = generator.normal(size=(EXAMPLES * VERSIONS, 4)).astype("float32") * 5
     labels = np.tile(np.arange(EXAMPLES) % 3, VERSIONS)
     together = mode == "together"
-    sampler = SAMPLER if together else RandomVersions(SAMPLER, TABLE, ROOT)
-    batching = AllVersions(sampler, 24, table=TABLE) if together else Batching(sampler, 24)
+    sampler = AllVersions(SAMPLER, TABLE) if together else RandomVersions(SAMPLER, TABLE, ROOT)
+    rows_per_record = VERSIONS if together else 1
+    batching = Batching(sampler, 24 * rows_per_record, rows_per_record=rows_per_record)
     (rows,) = batching.shares(3, 4, range(1))
 
     def total(mask: np.ndarray) -> np.ndarray:
         batch = {"inputs": features[rows], "labels": labels[rows], "mask": mask}
         batch = {key: tf.constant(value) for key, value in batch.items()}
         found = clipped_gradient_sum(
-            model, cross_entropy, batch, BOUND, rows_per_record=VERSIONS if together else 1
+            model, cross_entropy, batch, BOUND, rows_per_record=rows_per_record
         )
         return np.concatenate([g.numpy().ravel() for g in found.gradients])
 
@@ -106,6 +109,16 @@ def test_one_example_with_all_its_versions_moves_the_sum_by_no_more_than_the_bou
         moved.append(np.linalg.norm(whole - without))
     assert max(moved) <= BOUND * (1 + 1e-5)
     assert max(moved) > 0.99 * BOUND
+
+
+def test_padding_rows_of_users_have_no_version():
+    class Padded:
+        def draw(self, step: int) -> np.ndarray:
+            return np.array([4, PADDING, 5, 6, PADDING, PADDING])
+
+    rows = RandomVersions(Padded(), TABLE, ROOT).draw(0)
+    assert (rows == PADDING).tolist() == [False, True, False, False, True, True]
+    assert (rows[rows >= 0] % EXAMPLES).tolist() == [4, 5, 6]
 
 
 def test_versions_together_cost_the_same_epsilon_and_protect_one_example():
@@ -124,6 +137,8 @@ def test_versions_together_cost_the_same_epsilon_and_protect_one_example():
     people = replace(plan, unit="user").statement(20, reproducible=False)
     assert "one user with all of their training examples" in people
     assert "versions" not in people
+    with pytest.raises(UserError, match="versions of an example together, and which"):
+        private_dataset(plan, np.zeros((1_000, 2)), np.zeros(1_000))
 
 
 WORDS = [["feline", "canine"], ["cat", "dog"]]

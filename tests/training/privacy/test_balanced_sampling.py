@@ -170,6 +170,11 @@ def test_noise_that_steps_share_is_refused(mechanism):
         plan_for(noise_multiplier=1.0, mechanism=mechanism)
 
 
+def test_users_whose_examples_may_be_of_several_groups_are_refused():
+    with pytest.raises(SettingError, match=r"fairness\.balanced_sampling: .*privacy\.unit: user"):
+        plan_for(noise_multiplier=1.0, unit="user", examples_per_user=2)
+
+
 @pytest.mark.parametrize("shares", [(), (0.5, 0.0, 0.5), (0.5, 0.6), (float("nan"), 1.0)])
 def test_shares_that_are_none_are_refused(shares):
     with pytest.raises(SettingError, match=r"fairness\.balanced_sampling"):
@@ -183,9 +188,9 @@ def test_examples_whose_cell_is_not_known_are_refused():
     with pytest.raises(SettingError, match="train by a recipe"):
         private_dataset(plan, np.zeros((EXAMPLES, 2)), np.zeros(EXAMPLES))
     with pytest.raises(ValueError, match="Planned for 600"):
-        plan.sampler(ROOT, CELLS[:-1])
+        plan.sampler(ROOT, cells=CELLS[:-1])
     with pytest.raises(ValueError, match=r"in \[0, 3\)"):
-        plan.sampler(ROOT, CELLS + 1)
+        plan.sampler(ROOT, cells=CELLS + 1)
 
 
 def test_batch_size_is_calibrated_within_the_largest_rate():

@@ -274,6 +274,7 @@ def test_records_count_for_the_group_of_their_first_row():
         steps=5,
         delta=1e-3,
         rows_per_record=2,
+        unit="user",
     )
     _, step = make_step(plan, BARE)
     batch = make_batch()

@@ -143,14 +143,14 @@ def require_planned_size(plan: PrivacyPlan, source: Source) -> None:
     """Refuses data of another size than the plan's epsilon was computed for.
 
     Raises:
-        UserError: If they differ, if one is of users and the other is not, or if the plan rests on
-            what only a recipe's data say.
+        UserError: If they differ, if one is of users and the other is not, or if the plan asks for
+            what only a recipe's data have.
     """
     if plan.augmented:
         raise UserError(
             f"the plan bounds {plan.rows_per_record} versions of an example together, and which "
-            "rows are whose versions is not said here. Train by a recipe with fairness.swaps, or "
-            "make a plan with rows_per_record=1."
+            "rows they are is not said here. Train by a recipe with fairness.swaps, or make a plan "
+            "with rows_per_record=1."
         )
     if plan.by_user or source.users is not None:
         require_users(source.users, plan.num_examples if plan.by_user else None)
