@@ -68,15 +68,12 @@ class Recipe:
             "null with privacy.unit: user: thresholds count validation examples one by one, and "
             "what that costs a user with several of them is not bounded",
         )
-        of_one_group = "null with privacy.unit: user: a user's examples may be of several groups"
         require(
             self.fairness.balanced_sampling is None,
             "fairness.balanced_sampling",
             self.fairness.balanced_sampling,
-            of_one_group,
+            "null with privacy.unit: user: a user's examples may be of several groups",
         )
-        watch = self.privacy.clipping.watch
-        require(watch.mode is None, "privacy.clipping.watch.mode", watch.mode, of_one_group)
         swaps = self.fairness.swaps
         require(
             not swaps.word_lists or swaps.mode != "together",

@@ -15,8 +15,6 @@ import tensorflow as tf
 import data
 from configs.schema import (
     BertSettings,
-    ClippingSettings,
-    ClippingWatchSettings,
     DataSettings,
     DecisionSettings,
     FairnessSettings,
@@ -274,15 +272,6 @@ OF_ONE_GROUP = {
     "balanced groups": (
         {"fairness": FairnessSettings(attribute="ward", balanced_sampling="group", **COUNTED)},
         r"fairness\.balanced_sampling: expected null with privacy\.unit: user",
-    ),
-    "who is clipped": (
-        {
-            "privacy": replace(
-                PRIVATE,
-                clipping=ClippingSettings(watch=ClippingWatchSettings("marked", "ward")),
-            )
-        },
-        r"privacy\.clipping\.watch\.mode: expected null with privacy\.unit: user",
     ),
     "versions beside rows": (
         {"fairness": FairnessSettings(swaps=SwapSettings({"a": ANIMALS}, "together"))},

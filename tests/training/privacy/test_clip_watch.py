@@ -36,6 +36,7 @@ from training.privacy.clip_methods import (
 from training.privacy.clip_watch import ClipWatch
 from training.privacy.clipping import clipped_gradient_sum
 from training.privacy.events import poisson_gaussian_event
+from training.privacy.group_releases import GroupReleases
 from training.privacy.keras_api.datasets import private_dataset
 from training.privacy.mechanisms import GaussianMechanism, build_mechanism
 from training.privacy.plan import PrivacyPlan
@@ -330,3 +331,6 @@ def test_bare_counts_are_no_part_of_a_plan():
 def test_examples_whose_group_is_not_known_are_refused():
     with pytest.raises(UserError, match="by ward, and who belongs to which group"):
         private_dataset(plan_with(PAID), np.zeros((1_000, 5)), np.zeros(1_000))
+    tables = replace(plan_with(None), group_releases=GroupReleases("counts", 9.0, 0, 0))
+    with pytest.raises(UserError, match="tables of groups, and who belongs to which group"):
+        private_dataset(tables, np.zeros((1_000, 5)), np.zeros(1_000))

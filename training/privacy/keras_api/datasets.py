@@ -146,6 +146,16 @@ def require_planned_size(plan: PrivacyPlan, source: Source) -> None:
         UserError: If they differ, if one is of users and the other is not, or if the plan asks for
             what only a recipe's data have.
     """
+    if plan.watch is not None:
+        raise UserError(
+            f"the plan releases who is clipped by {plan.watch.attribute}, and who belongs to which "
+            "group is not said here. Train by a recipe, or make a plan with watch=None."
+        )
+    if plan.group_releases is not None:
+        raise UserError(
+            "the plan releases tables of groups, and who belongs to which group is not said here. "
+            "Train by a recipe with fairness.releases, or make a plan with group_releases=None."
+        )
     if plan.augmented:
         raise UserError(
             f"the plan bounds {plan.rows_per_record} versions of an example together, and which "
