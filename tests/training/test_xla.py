@@ -128,8 +128,8 @@ def weights_after(
 
 
 # Rate of the update and how near the moves must be, relative in norm. At a rate of 1 the gradients
-# of ResNet50 with random weights differ by 2e-3 of their largest: probably rounding that flips
-# rectifiers, as between two batch sizes without XLA (`tests/training/privacy/test_models.py`).
+# of ResNet50 with random weights differ by 2e-3 of their largest: rounding, as between two batch
+# sizes without XLA (`tests/training/privacy/test_models.py`), and gone in float64 (below).
 SMOOTH, DEEP_RECTIFIERS = (1.0, 1e-3), (1e-3, 1e-2)
 
 
