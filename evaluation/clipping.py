@@ -25,7 +25,7 @@ from evaluation.plots import to_image
 
 _QUANTILES = (0.1, 0.5, 0.9)
 # Groups below so many standard deviations of their own size's noise have no share.
-_FEWEST_DEVIATIONS = 3.0
+_FEWEST_DEVIATIONS = 6.0
 
 
 def measure_clipping(
@@ -51,7 +51,7 @@ def measure_clipping(
         doubt = noise_stddev * np.sqrt(len(of_group))
         if examples <= 0 or examples < _FEWEST_DEVIATIONS * doubt:
             reason = (
-                "nobody was drawn" if not noise_stddev else f"fewer than the noise ({doubt:.0f})"
+                "nobody was drawn" if not noise_stddev else f"too few for the noise ({doubt:.0f})"
             )
             groups[name] = {
                 "examples": examples,

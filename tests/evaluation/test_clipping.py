@@ -59,7 +59,7 @@ def test_group_no_larger_than_its_noise_is_undefined_with_the_reason():
     noisy = np.random.default_rng(1).normal(2, 40, (1, 16))
     group = measure_clipping(["few"], EDGES, noisy, 40.0)["groups"]["few"]
     assert group["clipped_share"] is None
-    assert group["reason"] == "fewer than the noise (160)"
+    assert group["reason"] == "too few for the noise (160)"
     nobody = measure_clipping(["none"], EDGES, np.zeros((1, 16)), 0.0)["groups"]["none"]
     assert nobody["reason"] == "nobody was drawn"
 

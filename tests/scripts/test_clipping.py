@@ -65,7 +65,7 @@ def test_evaluation_says_who_was_cut_and_whether_epsilon_covers_it(run):
     assert section["covered_by_privacy_guarantee"] is (mode == "released")
     groups = section["run"]["groups"]
     assert groups["west"]["clipped_share"] > groups["east"]["clipped_share"] + 0.2
-    assert groups["west"]["clipped_share"] > 0.5
+    assert groups["west"]["clipped_share"] > 0.3
     drawn = groups["west"]["examples"] + groups["east"]["examples"]
     assert drawn == pytest.approx(12 * 60, abs=130)
     assert (section["run"]["noise_stddev"] > 0) is (mode == "released")
