@@ -144,6 +144,18 @@ def _identity(file: BinaryIO) -> tuple[int, int]:
     return state.st_size, state.st_mtime_ns
 
 
+def user_column(split: str, file: RecordFile, user: str | None) -> str | None:
+    """The column of users in a split's file: training rows must have it, others may.
+
+    Raises:
+        SettingError: The training file does not have it.
+    """
+    if user is None or (split != "train" and user not in file.columns):
+        return None
+    file.require_columns([("data.user", user)])
+    return user
+
+
 def existing_file(key: str, value: str | None) -> Path:
     """Returns the path that a setting names.
 

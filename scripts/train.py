@@ -115,7 +115,8 @@ def _train(recipe: Recipe, run: RunDirectory, lock: RunLock) -> None:
     if session.plan is not None:
         print(
             f"Privacy: epsilon {session.plan.epsilon(session.plan.steps):.4g} at delta "
-            f"{session.plan.delta:.4g} after {session.plan.steps} steps, noise multiplier "
+            f"{session.plan.delta:.4g} for each of {session.plan.num_examples} "
+            f"{session.plan.unit}s after {session.plan.steps} steps, noise multiplier "
             f"{session.plan.noise_multiplier:.4g}."
         )
     seconds = {"setup": time.monotonic() - started}
@@ -226,12 +227,13 @@ def _require_measurable(session: Session) -> None:
 
 def _efficiency(session: Session, seconds: dict[str, float], loop: Loop) -> dict[str, Any]:
     expected = loop.steps_taken * session.recipe.training.batch_size
+    unit = "example" if session.plan is None else session.plan.unit
     first = loop.clock.first_step_ended
     # ru_maxrss counts kilobytes on Linux, bytes on macOS.
     peak_unit = 1e9 if sys.platform == "darwin" else 1e6
     return {
         "seconds": seconds,
-        "training_examples_per_second": expected / seconds["training"] if first else None,
+        f"training_{unit}s_per_second": expected / seconds["training"] if first else None,
         "command_to_first_step_seconds": first - BEGAN if first else None,
         # Of the steady steps' time, what they spent waiting for the next batch.
         "input_wait_share": loop.clock.input_wait_share,

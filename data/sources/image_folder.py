@@ -18,7 +18,7 @@ from typing import Any
 
 from configs.assets import sha256_of
 from configs.schema.data import DataSettings, ImageFolderSettings
-from configs.schema.errors import SettingError
+from configs.schema.errors import SettingError, require
 from data.assembly import SPLITS, Rows, Source, assemble
 from data.cells import as_group, as_label, as_text, read_cell
 from data.columns import Column
@@ -26,7 +26,10 @@ from data.contracts import Dataset, Provenance
 from data.faults import Faults
 from data.fingerprints import sha256_of_files
 from data.images import CheckedImageColumn, ImageFileColumn, of_no_image_format, undecodable
-from data.records import Unreadable, existing_file, read_csv
+from data.records import Unreadable, existing_file, read_csv, user_column
+
+# What `data.user` is called where folders, not a CSV, say whose image it is.
+USER_FOLDER = "folder"
 
 
 def load(settings: DataSettings) -> Dataset:
@@ -47,9 +50,9 @@ def load(settings: DataSettings) -> Dataset:
     checks = settings.cache == "memory"
     column = ImageFileColumn if checks else CheckedImageColumn
     rows = {
-        name: _rows_of_folder(f"data.image_folder.{name}", path, column)
+        name: _rows_of_folder(name, path, settings.user, faults, column)
         if path.is_dir()
-        else _rows_of_csv(name, path, folder, faults, column)
+        else _rows_of_csv(name, path, folder, settings.user, faults, column)
         for name, path in places.items()
     }
     attributes = {name: set(part.groups) for name, part in rows.items()}
@@ -98,21 +101,40 @@ def _folder_or_csv(key: str, value: str | None) -> Path:
         ) from None
 
 
-def _rows_of_folder(key: str, folder: Path, column: type[ImageFileColumn]) -> Rows:
+def _rows_of_folder(
+    split: str, folder: Path, user: str | None, faults: Faults, column: type[ImageFileColumn]
+) -> Rows:
+    key = f"data.image_folder.{split}"
+    require(
+        user in (None, USER_FOLDER),
+        "data.user",
+        user,
+        f"{USER_FOLDER} (the sub-folder within a class's names the user), because {key} is a "
+        "folder; or a CSV file with that column",
+    )
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not _hidden(path))
     paths: list[str] = []
     labels: list[str] = []
+    users: list[str] = []
+    found = 0
     for place in classes:
-        files = [str(path) for path in _files_below(place)]
-        paths += files
-        labels += [place.name] * len(files)
-    if not paths:
+        for path in _files_below(place):
+            found += 1
+            if user and path.parent == place:
+                faults.add(split, str(path), "lies in no user's sub-folder of its class")
+                continue
+            paths.append(str(path))
+            labels.append(place.name)
+            if user:
+                users.append(path.relative_to(place).parts[0])
+    if not found:
         raise SettingError(key, str(folder), "a folder with a sub-folder of images per class")
     return Rows(
         raw=column(tuple(paths)),
         labels=labels,
         groups={},
         place=lambda position: paths[position],
+        users=users if user else None,
     )
 
 
@@ -132,10 +154,12 @@ def _rows_of_csv(
     split: str,
     path: Path,
     folder: ImageFolderSettings,
+    user: str | None,
     faults: Faults,
     column: type[ImageFileColumn],
 ) -> Rows:
     file = read_csv(path)
+    user = user_column(split, file, user)
     file.require_columns(
         [
             ("data.image_folder.path", folder.path),
@@ -146,16 +170,18 @@ def _rows_of_csv(
     images: list[str] = []
     labels: list[str] = []
     lines: list[int] = []
+    users: list[str] = []
     groups: dict[str, list[str | None]] = {name: [] for name in folder.groups}
     for row in file.stream():
         try:
-            image, label, values = _read(row.record, folder)
+            image, label, values, owner = _read(row.record, folder, user)
         except ValueError as problem:
             faults.add(split, f"{path}, row {row.line}", str(problem))
             continue
         images.append(str(path.parent / image))
         labels.append(sys.intern(label))
         lines.append(row.line)
+        users.append(owner)
         for name, value in values.items():
             groups[name].append(None if value is None else sys.intern(value))
     return Rows(
@@ -163,17 +189,19 @@ def _rows_of_csv(
         labels=labels,
         groups=groups,
         place=lambda position: f"{path}, row {lines[position]}: {images[position]}",
+        users=users if user else None,
     )
 
 
 def _read(
-    record: Mapping[str, Any] | Unreadable, folder: ImageFolderSettings
-) -> tuple[str, str, dict[str, str | None]]:
-    """Returns path, label and group values of a row, or raises `ValueError`."""
+    record: Mapping[str, Any] | Unreadable, folder: ImageFolderSettings, user: str | None
+) -> tuple[str, str, dict[str, str | None], str]:
+    """Returns path, label, group values and user ("" for none) of a row, or raises `ValueError`."""
     if isinstance(record, Unreadable):
         raise ValueError(record.problem)
     return (
         read_cell(as_text, record, folder.path).decode(),
         read_cell(as_label, record, folder.label),
         {name: read_cell(as_group, record, name) for name in folder.groups},
+        read_cell(as_label, record, user) if user else "",
     )

@@ -24,7 +24,15 @@ from data.cells import as_group, as_label, as_number, as_text, read_cell
 from data.columns import Column, MemoryColumn, bytes_column
 from data.contracts import Dataset, Provenance
 from data.faults import Faults
-from data.records import RecordFile, Row, Unreadable, existing_file, read_csv, read_jsonl
+from data.records import (
+    RecordFile,
+    Row,
+    Unreadable,
+    existing_file,
+    read_csv,
+    read_jsonl,
+    user_column,
+)
 from data.row_column import RowColumn
 
 READERS = {"csv": read_csv, "jsonl": read_jsonl}
@@ -41,6 +49,7 @@ class _Columns:
     lines: array[int] = field(default_factory=lambda: array("q"))
     starts: array[int] = field(default_factory=lambda: array("q"))
     stops: array[int] = field(default_factory=lambda: array("q"))
+    users: list[str] = field(default_factory=list)
 
 
 def load(settings: DataSettings) -> Dataset:
@@ -51,7 +60,7 @@ def load(settings: DataSettings) -> Dataset:
         UserError: A row cannot be used and `data.on_error` is `raise`.
     """
     table = settings.table
-    _check(table)
+    _check(table, settings.user)
     read = READERS[settings.source]
     paths = {
         split: existing_file(f"data.table.{split}", getattr(table, split))
@@ -60,7 +69,9 @@ def load(settings: DataSettings) -> Dataset:
     }
     faults = Faults(skip=settings.on_error == "skip")
     rows = {
-        split: _rows(split, read(path), table, faults, holds_inputs=settings.cache == "memory")
+        split: _rows(
+            split, read(path), table, settings.user, faults, holds_inputs=settings.cache == "memory"
+        )
         for split, path in paths.items()
     }
     source = Source(
@@ -72,7 +83,7 @@ def load(settings: DataSettings) -> Dataset:
     return assemble(source, rows, settings, faults)
 
 
-def _check(table: TableSettings) -> None:
+def _check(table: TableSettings, user: str | None) -> None:
     if bool(table.text) == bool(table.features):
         raise SettingError(
             "data.table.text", table.text, "exactly one of data.table.text and data.table.features"
@@ -83,11 +94,24 @@ def _check(table: TableSettings) -> None:
     )
     for name in table.groups:
         require(name not in inputs, "data.table.groups", name, "a column that is not an input")
+    require(
+        user is None or user not in {*inputs, table.label},
+        "data.user",
+        user,
+        "a column that is neither an input nor the label",
+    )
 
 
 def _rows(
-    split: str, file: RecordFile, table: TableSettings, faults: Faults, *, holds_inputs: bool
+    split: str,
+    file: RecordFile,
+    table: TableSettings,
+    user: str | None,
+    faults: Faults,
+    *,
+    holds_inputs: bool,
 ) -> Rows:
+    user = user_column(split, file, user)
     file.require_columns(
         [
             *([("data.table.text", table.text)] if table.text else []),
@@ -100,7 +124,7 @@ def _rows(
     input_of = _input_of(table)
     for row in file.stream():
         try:
-            _append(columns, row, table, input_of)
+            _append(columns, row, table, user, input_of)
         except ValueError as problem:
             faults.add(split, f"{file.path}, row {row.line}", str(problem))
     return Rows(
@@ -116,6 +140,7 @@ def _rows(
         labels=columns.labels,
         groups=columns.groups,
         place=lambda position: f"{file.path}, row {columns.lines[position]}",
+        users=columns.users if user else None,
     )
 
 
@@ -127,7 +152,11 @@ def _input_of(table: TableSettings) -> Callable[[Mapping[str, Any]], Any]:
 
 
 def _append(
-    columns: _Columns, row: Row, table: TableSettings, input_of: Callable[[Mapping[str, Any]], Any]
+    columns: _Columns,
+    row: Row,
+    table: TableSettings,
+    user: str | None,
+    input_of: Callable[[Mapping[str, Any]], Any],
 ) -> None:
     """Adds a row, or raises `ValueError` having added nothing."""
     if isinstance(row.record, Unreadable):
@@ -140,6 +169,8 @@ def _append(
     else:
         columns.starts.append(row.start)
         columns.stops.append(row.stop)
+    if user:
+        columns.users.append(sys.intern(read_cell(as_label, row.record, user)))
     # Interned: a name that thousands of rows share is held once.
     columns.labels.append(sys.intern(label))
     columns.lines.append(row.line)

@@ -34,6 +34,7 @@ from data.sources.tfds_features import (
     leaves,
     nested,
     text_input,
+    user_reading,
     value_at,
 )
 from data.sources.tfds_store import RecordColumn, adding_to, require_store, store_of
@@ -50,10 +51,12 @@ class _Mapping:
     input: Input
     label: Reading
     groups: Mapping[str, Reading]
+    user: Reading | None
 
     @property
     def paths(self) -> list[tuple[str, ...]]:
-        return [self.input.path, self.label.path, *(group.path for group in self.groups.values())]
+        readings = [self.label, *self.groups.values(), *([self.user] if self.user else [])]
+        return [self.input.path, *(reading.path for reading in readings)]
 
 
 def load(settings: DataSettings) -> Dataset:
@@ -79,6 +82,7 @@ def load(settings: DataSettings) -> Dataset:
         else image_input(features, chosen.image or ""),
         label_reading(features, chosen.label, chosen.label_threshold, settings.label_names),
         {name: group_reading(features, name) for name in chosen.groups},
+        None if settings.user is None else user_reading(features, settings.user),
     )
     faults = Faults(skip=settings.on_error == "skip")
     on_disk = _is_array_record(builder)
@@ -272,12 +276,19 @@ def _rows(
     kept: list[int] = []
     inputs: list[Any] = []
     labels: list[str] = []
+    users: list[str] = []
     groups: dict[str, list[str | None]] = {name: [] for name in mapping.groups}
     for position, example in enumerate(examples):
         label = mapping.label.read(example)
         if label is None:
             faults.add(split, place(position), "has no label")
             continue
+        if mapping.user:
+            user = mapping.user.read(example)
+            if user is None:
+                faults.add(split, place(position), "names no user")
+                continue
+            users.append(user)
         kept.append(position)
         labels.append(label)
         if lazy is None:
@@ -291,6 +302,7 @@ def _rows(
         labels=labels,
         groups=groups,
         place=lambda position: place(kept[position]),
+        users=users if mapping.user else None,
     )
 
 

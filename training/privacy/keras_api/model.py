@@ -164,8 +164,9 @@ class PrivateModel(WrappingModel):
         """Trains privately. As `keras.Model.fit`, but that the plan draws the batches.
 
         Args:
-            x: Arrays, a random-access source, a `private_dataset`, or a `tf.data.Dataset` of
-                single examples, which is read through into memory.
+            x: Arrays, a random-access source, a `tf.data.Dataset` of single examples, which is
+                read through into memory, or a `private_dataset`, which also says whose each
+                example is, where the plan protects users.
             y: Labels, where `x` is arrays.
             batch_size: None, or the plan's.
             epochs: As in Keras; none takes all the steps that the plan still allows.
@@ -195,7 +196,7 @@ class PrivateModel(WrappingModel):
         )
         epochs = initial_epoch + math.ceil(steps / per_epoch)
         source = x_as_source(self.plan, x, y, sample_weight, class_weight)
-        require_planned_size(self.plan, source.num_examples)
+        require_planned_size(self.plan, source)
         self._require_same_examples(source)
         listed = callbacks
         if not isinstance(callbacks, keras.callbacks.CallbackList):
@@ -217,7 +218,7 @@ class PrivateModel(WrappingModel):
             validation_batch_size or self.plan.batch_size,
             validation_freq,
         )
-        batching = self._batching()
+        batching = self._batching(source)
         first = self.releases
         batches = iter(replicated(source, batching, self.distribute_strategy, first, first + steps))
         self.stop_training = False
@@ -279,10 +280,11 @@ class PrivateModel(WrappingModel):
         measured = {name: float(value) for name, value in self.get_metrics_result().items()}
         return {**measured, **step.released()}
 
-    def _batching(self) -> Batching:
+    def _batching(self, source: Source) -> Batching:
         replicas = self.distribute_strategy.num_replicas_in_sync
         size = default_physical_size(self.plan, replicas=replicas, size=self._physical_batch_size)
-        return Batching(self.plan.sampler(self._root()), size, replicas)
+        sampler = self.plan.sampler(self._root(), source.users)
+        return Batching(sampler, size, replicas, self.plan.rows_per_record)
 
     def _root(self) -> Randomness:
         if self._randomness is None:
@@ -340,7 +342,7 @@ class PrivateModel(WrappingModel):
             accumulates=True,
             jit_compile=bool(self.jit_compile),
         )
-        step.trace(replicated(source, self._batching(), strategy, 0, 0).element_spec)
+        step.trace(replicated(source, self._batching(source), strategy, 0, 0).element_spec)
         if self.releases:
             step.recall(self.releases, self._root())
         for variable, value in zip(step.state, self._carried, strict=False):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -20,6 +20,7 @@ from configs.schema import UserError
 from data.example_codec import as_array
 from data.store import ExampleStore
 from training.privacy.keras_api.losses import Weighted
+from training.privacy.users import UserRows
 
 _DIGESTED_ROWS = 4096
 
@@ -35,11 +36,37 @@ class Source:
         num_examples: How many there are.
         read: Positions int64 (k,) -> {"inputs": ..., "labels": ...}, a nest of arrays (k, ...).
         digest: Tells arrays and stores apart, by all of their bytes; "" for other sources.
+        users: Whose each example is; None where nobody said.
     """
 
     num_examples: int
     read: Callable[[np.ndarray], dict[str, Any]]
     digest: Callable[[], str] = str
+    users: UserRows | None = None
+
+    def of_users(self, users: Any) -> Source:
+        """The same examples, each known to be some user's.
+
+        Args:
+            users: (n,), the user of each example: whole numbers or texts, none missing.
+
+        Raises:
+            UserError: If a user is missing, or they are something else.
+        """
+        values = np.asarray(users)
+        plain = values.dtype.kind in "iuUSO" and values.shape == (self.num_examples,)
+        names = values.tolist() if plain else []
+        if not plain or any(not isinstance(n, (int, str, bytes)) or n in ("", b"") for n in names):
+            raise UserError(
+                f"users: expected the user of each of {self.num_examples} examples, a whole number "
+                f"or a text, none missing. Received: {values.dtype} of shape {values.shape}"
+            )
+        number = {name: i for i, name in enumerate(dict.fromkeys(names))}
+        numbers = np.array([number[name] for name in names], np.int64)
+        whose = hashlib.blake2b(numbers.tobytes(), digest_size=16).hexdigest()
+        return replace(
+            self, users=UserRows(numbers), digest=lambda: f"{self.digest()} of users {whose}"
+        )
 
 
 def source_of(
