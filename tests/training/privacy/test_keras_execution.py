@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs.schema import UserError
-from tests.training.privacy.test_keras_model import CROSS_ENTROPY, PLAN, X, Y, small_model, weights
+from tests.training.privacy.keras_cases import CROSS_ENTROPY, PLAN, X, Y, small_model, weights
 from training.privacy import Ledger, make_private
 
 

@@ -1,4 +1,4 @@
-"""`make_private`: Keras' own compile and fit, exact, counted, and closed to what voids epsilon."""
+"""`make_private`: Keras' own compile and fit, exact, counted, and kept over interruptions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -17,52 +16,25 @@ import tensorflow as tf
 
 from configs.schema import UserError
 from tests.training.privacy import naive
-from training.privacy import Ledger, PrivacyPlan, make_private, per_example_loss, private_dataset
+from tests.training.privacy.keras_cases import (
+    CROSS_ENTROPY,
+    EXAMPLES,
+    PLAN,
+    ROOT,
+    STEPS,
+    L,
+    X,
+    Y,
+    compiled,
+    distance,
+    moved,
+    small_model,
+    weights,
+)
+from training.privacy import Ledger, PrivacyPlan, make_private, private_dataset
 from training.privacy.clip_methods import AdaptiveClipping
 from training.privacy.keras_api.sources import source_of
 from training.privacy.sampling import ShuffledSampling
-
-L = keras.layers
-ROOT = Path(__file__).parents[3]
-EXAMPLES, STEPS = 60, 12
-PLAN = PrivacyPlan.dp_sgd(
-    num_examples=EXAMPLES,
-    batch_size=20,
-    steps=STEPS,
-    clipping_norm=0.5,
-    noise_multiplier=1.0,
-    delta=1e-3,
-)
-GENERATOR = np.random.default_rng(3)
-X = GENERATOR.normal(size=(EXAMPLES, 5))
-Y = (X[:, 0] > 0).astype("int64")
-CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-
-def small_model() -> keras.Model:
-    keras.utils.set_random_seed(1)
-    x = keras.Input((5,))
-    return keras.Model(x, L.Dense(2)(x))
-
-
-def compiled(
-    model: keras.Model | None = None, plan: PrivacyPlan = PLAN, loss: Any = None, **further: Any
-) -> Any:
-    private = make_private(small_model() if model is None else model, plan, **further)
-    private.compile(keras.optimizers.SGD(0.5), CROSS_ENTROPY if loss is None else loss)
-    return private
-
-
-def weights(model: keras.Model) -> list[np.ndarray]:
-    return [np.array(w) for w in model.get_weights()]
-
-
-def moved(before: list[np.ndarray], after: list[np.ndarray]) -> bool:
-    return any(not np.array_equal(a, b) for a, b in zip(before, after, strict=True))
-
-
-def distance(some: list[np.ndarray], others: list[np.ndarray]) -> float:
-    return float(np.sqrt(sum(((a - b) ** 2).sum() for a, b in zip(some, others, strict=True))))
 
 
 @pytest.mark.parametrize("physical", [None, 7])
@@ -233,179 +205,6 @@ def test_weights_of_examples_and_classes_weigh_before_clipping() -> None:
     assert distance(after, weights(private)) < 1e-5  # the noise alone
 
 
-LOSSES = {
-    "mse": (lambda y, p: ((y - p) ** 2).mean(-1)),
-    "mae": (lambda y, p: np.abs(y - p).mean(-1)),
-}
-
-
-@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum", "none", None, "mean"])
-def test_keras_losses_become_per_example_whatever_their_reduction(reduction) -> None:
-    y, p = np.random.default_rng(0).normal(size=(2, 4, 3)).astype("float32")
-    found = per_example_loss(keras.losses.MeanSquaredError(reduction=reduction))(
-        tf.constant(y), tf.constant(p)
-    )
-    np.testing.assert_allclose(found, LOSSES["mse"](y, p), rtol=1e-5)
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_losses_by_name_average_over_the_axes_of_an_example(name) -> None:
-    y, p = np.random.default_rng(0).normal(size=(2, 4, 6, 3)).astype("float32")
-    found = per_example_loss(name)(tf.constant(y), tf.constant(p))
-    np.testing.assert_allclose(found, LOSSES[name](y, p).mean(-1), rtol=1e-5)
-    assert float(tf.reduce_mean(found)) == pytest.approx(
-        float(keras.losses.MeanSquaredError()(y, p))
-        if name == "mse"
-        else float(keras.losses.MeanAbsoluteError()(y, p)),
-        rel=1e-5,
-    )
-
-
-def test_binary_labels_without_an_axis_of_their_own_fit_one_output() -> None:
-    labels, outputs = tf.constant([0, 1, 1]), tf.constant([[0.2], [0.9], [0.4]])
-    found = per_example_loss("binary_crossentropy")(labels, outputs)
-    np.testing.assert_allclose(found, -np.log([0.8, 0.9, 0.4]), rtol=1e-4)
-
-
-def test_positions_that_keras_masks_are_left_out_of_an_examples_mean() -> None:
-    x = keras.Input((3,), dtype="int32")
-    outputs = L.Embedding(5, 2, mask_zero=True)(x)
-    model = keras.Model(x, outputs)
-    ids, labels = tf.constant([[1, 2, 0], [3, 3, 3]]), tf.ones((2, 3, 2))
-    predicted = model(ids)
-    found = per_example_loss("mse")(labels, predicted)
-    every = ((1 - predicted.numpy()) ** 2).mean(-1)
-    np.testing.assert_allclose(found, [every[0, :2].mean(), every[1].mean()], rtol=1e-5)
-
-
-class Overriding(keras.losses.Loss):
-    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        return tf.reduce_max(y_pred)
-
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        return y_pred[:, 0]
-
-
-def reduced_to_one(y_true: Any, y_pred: Any) -> Any:
-    return tf.reduce_mean((tf.cast(y_true, tf.float32) - y_pred[:, 0]) ** 2)
-
-
-def against_the_others(y_true: Any, y_pred: Any) -> Any:
-    """One number an example, but each looks at the whole batch."""
-    centred = y_pred[:, 0] - tf.reduce_mean(y_pred[:, 0])
-    return (tf.cast(y_true, tf.float32) - centred) ** 2
-
-
-BATCH_COUPLED = {
-    "one number a batch": (reduced_to_one, "it mixes the examples of a batch"),
-    "centred by the batch": (against_the_others, "not that of the example alone"),
-    "overridden call": (Overriding(), "overrides __call__"),
-    "several": ({"a": "mse", "b": "mse"}, "expected one loss"),
-    "none": ([], "expected one loss"),
-}
-
-
-@pytest.mark.parametrize(("loss", "line"), BATCH_COUPLED.values(), ids=BATCH_COUPLED)
-def test_loss_that_couples_examples_is_refused_before_the_first_step(loss, line) -> None:
-    model = small_model()
-    before = weights(model)
-    with pytest.raises(UserError, match=line):
-        compiled(model, loss=loss).fit(X, Y, epochs=1, verbose=0)
-    assert not moved(before, weights(model))
-
-
-class Batches(keras.utils.PyDataset):
-    def __len__(self) -> int:
-        return 3
-
-    def __getitem__(self, i: int) -> Any:
-        return X[:20], Y[:20]
-
-
-def of_tensors() -> tf.data.Dataset:
-    return tf.data.Dataset.from_tensor_slices((X, Y))
-
-
-REQUESTS: dict[str, tuple[dict[str, Any], str]] = {
-    "own batches": ({"x": of_tensors().batch(20)}, "not as the plan draws its batches"),
-    "changed private dataset": (
-        {"x": private_dataset(PLAN, X, Y).map(lambda e: e)},
-        "not as the plan draws its batches",
-    ),
-    "batched by a sequence": ({"x": Batches()}, "batches of its own making"),
-    "generator": ({"x": (pair for pair in zip(X, Y, strict=True))}, "number of training examples"),
-    "size": ({"x": X[:50], "y": Y[:50]}, "plan is for 60 training examples, and there are 50"),
-    "rows": ({"y": Y[:50]}, "one row an example. Received rows: 50, 60"),
-    "no labels": ({"y": None}, "y is missing"),
-    "batch size": ({"batch_size": 32}, "expected none, or the plan's 20"),
-    "validation split": ({"validation_split": 0.2}, "would take examples away"),
-    "order": ({"shuffle": False}, "the plan draws the batches"),
-    "weights of a batch": ({"sample_weight": np.ones(20)}, "expected one number an example"),
-    "weights by place": ({"sample_weight": np.ones((EXAMPLES, 2))}, "one number an example"),
-    "both weights": ({"sample_weight": Y, "class_weight": {0: 2}}, "not both"),
-    "too many steps": ({"epochs": 5}, "12 steps, 0 are taken, and 15 were asked for"),
-    "no step": ({"epochs": 0}, "at least one step"),
-    "stops on training loss": (
-        {"callbacks": [keras.callbacks.EarlyStopping("loss")]},
-        "expected one that monitors validation",
-    ),
-    "stops on NaN": ({"callbacks": [keras.callbacks.TerminateOnNaN()]}, "would void epsilon"),
-}
-
-
-@pytest.fixture(scope="module")
-def refusing(tmp_path_factory) -> Any:
-    """A compiled model that is never to take a step."""
-    return compiled(ledger=tmp_path_factory.mktemp("refused") / "ledger.jsonl")
-
-
-@pytest.mark.parametrize(("request_", "line"), REQUESTS.values(), ids=REQUESTS)
-def test_request_that_would_void_epsilon_is_refused_and_nothing_is_spent(
-    refusing, request_, line
-) -> None:
-    before = weights(refusing)
-    with pytest.raises(UserError, match=line):
-        refusing.fit(**{"x": X, "y": Y, "epochs": 1, "verbose": 0, **request_})
-    assert not moved(before, weights(refusing))
-    assert refusing.releases == 0
-
-
-def test_refused_requests_left_no_ledger(refusing) -> None:
-    with pytest.raises(UserError, match="compile"):
-        make_private(small_model(), PLAN).fit(X, Y)
-    assert refusing.releases == 0
-    assert not refusing._budget._ledger._path.exists()
-
-
-def test_batch_made_by_hand_is_refused(refusing) -> None:
-    for call in (refusing.train_on_batch, lambda *_: refusing.make_train_function()):
-        with pytest.raises(UserError, match="not one that the plan drew"):
-            call(X[:20], Y[:20])
-
-
-COMPILE = {
-    "loss weights": {"loss_weights": [2.0]},
-    "weighted metrics": {"weighted_metrics": ["accuracy"]},
-    "eager": {"run_eagerly": True},
-    "loss scale": {"optimizer": keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())},
-}
-
-
-@pytest.mark.parametrize("arguments", COMPILE.values(), ids=COMPILE)
-def test_compile_refuses_what_the_private_step_cannot_do(refusing, arguments) -> None:
-    with pytest.raises(UserError, match=r"expected|scale it"):
-        refusing.compile(**{"loss": CROSS_ENTROPY, **arguments})
-
-
-def test_model_that_mixes_examples_is_refused_with_its_layer_and_remedy() -> None:
-    x = keras.Input((5,))
-    model = keras.Model(x, L.Dense(2)(L.BatchNormalization(name="mixer")(x)))
-    with pytest.raises(UserError, match=r"'mixer' \(BatchNormalization.*group normalization"):
-        make_private(model, PLAN)
-    with pytest.raises(UserError, match=r"expected a keras.Model. Received: str"):
-        make_private("model", PLAN)
-
-
 def test_model_class_of_ones_own_is_built_by_the_first_examples() -> None:
     class Own(keras.Model):
         def __init__(self) -> None:
@@ -422,28 +221,6 @@ def test_model_class_of_ones_own_is_built_by_the_first_examples() -> None:
     frozen.trainable = False
     with pytest.raises(UserError, match="has no trainable weight"):
         compiled(frozen).fit(X, Y, epochs=1, verbose=0)
-
-
-def test_budget_is_never_overdrawn() -> None:
-    private = compiled(on_exhausted="stop")
-    private.fit(X, Y, epochs=3, verbose=0)
-    history = private.fit(X, Y, epochs=3, verbose=0)
-    assert private.releases == STEPS
-    assert len(history.epoch) == 1  # 12 planned steps: four epochs of three
-    after = weights(private)
-    with pytest.raises(UserError, match="12 steps, 12 are taken"):
-        private.fit(X, Y, epochs=1, verbose=0)
-    assert not moved(after, weights(private))
-    with pytest.raises(UserError, match="expected 'raise' or 'stop'"):
-        make_private(small_model(), PLAN, on_exhausted="ignore")
-
-
-def test_second_plan_for_spent_weights_is_refused() -> None:
-    model = small_model()
-    make_private(model, PLAN)
-    compiled(model).fit(X, Y, epochs=1, verbose=0)
-    with pytest.raises(UserError, match="hold 3 releases of another plan"):
-        make_private(model, PLAN)
 
 
 def test_ledger_is_written_before_the_weights_move_and_survives_the_process(tmp_path) -> None:

@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from configs.schema import UserError
-from tests.training.privacy.test_keras_model import (
+from tests.training.privacy.keras_cases import (
     EXAMPLES,
     PLAN,
     compiled,
@@ -17,8 +17,8 @@ from tests.training.privacy.test_keras_model import (
     of_tensors,
     weights,
 )
-from tests.training.privacy.test_keras_model import X as FEATURES
-from tests.training.privacy.test_keras_model import Y as LABELS
+from tests.training.privacy.keras_cases import X as FEATURES
+from tests.training.privacy.keras_cases import Y as LABELS
 from training.privacy import private_dataset, stored_examples
 from training.privacy.keras_api import streams
 
