@@ -23,7 +23,7 @@ Guarantees (what epsilon depends on):
     that clipping bounds its gradient as before: the sum's sensitivity is the clipping norm.
 
     *Together.* Steps and tables follow each other, each chosen by what was released before it:
-    adaptive composition of dominating pairs (Zhu, Dong & Wang 2022, arXiv:2106.08567, theorem 10).
+    adaptive composition of dominating pairs (Zhu, Dong & Wang 2022, arXiv:2106.08567).
     It holds where no two steps share draws: for independent Gaussian noise and for the ways of
     sampling that draw every step anew (`events.SCHEDULED`). Others are refused.
 

@@ -101,7 +101,7 @@ def test_private_constraint_closes_the_gap_from_noisy_tables_alone(recipe, tmp_p
 @pytest.mark.parametrize(
     ("fairness", "privacy"),
     [
-        (ODDS, None),
+        pytest.param(ODDS, None, marks=pytest.mark.slow),
         pytest.param(DRO, None, marks=pytest.mark.slow),
         pytest.param(ADVERSARY, None, marks=pytest.mark.slow),
         (privately(ODDS), PRIVATE),

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.fairness.constraints import BoundedGroupLoss, RateConstraint
+from training.fairness.games import _strata
 from training.fairness.group_dro import GroupDro
 from training.fairness.reweighing import GroupWeights, ReleasedWeights
 
@@ -159,3 +160,15 @@ def test_released_weight_has_a_public_maximum_whatever_the_noise():
     found = rule.updated(tf.constant(rule.initial()), tf.constant(counts[..., None], tf.float32))
     assert found.numpy().max() <= 1 / 0.02
     assert found.numpy().min() > 0
+
+
+@pytest.mark.parametrize(
+    ("measure", "expected"),
+    [
+        ("demographic_parity", [(True, True, True)]),
+        ("true_positive_rate_parity", [(False, True, False)]),
+        ("equalized_odds", [(False, True, False), (True, False, True)]),
+    ],
+)
+def test_each_measure_compares_among_its_own_people(measure, expected):
+    assert list(_strata(measure, ("a", "b", "c"), positive=1).values()) == expected
