@@ -22,7 +22,6 @@ from configs.schema import Recipe, UserError, require
 from data import Dataset, PreparedSplit
 from data.service import require_service
 from models import BuiltModel
-from training.adversarial_step import AdversarialStep
 from training.calibration import resolved
 from training.checkpoints import Checkpoints
 from training.drawing import batching_of, run_length
@@ -44,7 +43,7 @@ from training.privacy.plan import PrivacyPlan
 from training.privacy.problems import refuse
 from training.randomness import Randomness
 from training.run_directory import RunDirectory
-from training.steps import PlainStep, PrivateStep, TrainingStep
+from training.steps import AdversarialStep, PlainStep, PrivateStep, TrainingStep
 from training.strategy import has_accelerators, is_tpu, resolve_strategy
 from training.tpu_operations import obstacles_of, refuse_obstacles
 from training.unit_of_privacy import records_of

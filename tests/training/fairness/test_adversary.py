@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from training.adversarial_step import AdversarialStep
 from training.fairness import Adversary, AdversaryTask
 from training.losses import cross_entropy
 from training.randomness import Randomness
+from training.steps import AdversarialStep
 
 ROWS = 40
 

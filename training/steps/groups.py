@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from training.privacy.mechanisms import Draws
-from training.step_totals import StepTotals
+from training.steps.totals import StepTotals
 
 _NAMES = [field.name for field in fields(StepTotals)]
 # The four parts of `Draws`, each with a leading axis of steps.

@@ -1,4 +1,4 @@
-"""The inner step: one logical batch in, one optimizer update out; plain or private.
+"""What every step shares: one logical batch in, one optimizer update out.
 
 A logical batch may be many physical ones. Each adds its gradient sum (`add`); the last also
 releases the total and applies it (`finish`). Written for replicas: sums are all-reduced once per
@@ -16,20 +16,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from training.fairness import GroupWeights, Penalty, Player
-from training.objective import OpacityModel, Terms, confidence
-from training.privacy.adaptive_query import half_counts
-from training.privacy.clip_methods import CountedQuantile
-from training.privacy.clip_methods.base import LEAST_BOUND
-from training.privacy.clip_watch import ClipWatch, CountKeeper, WatchedCounts
-from training.privacy.clipping import ClippedSum, PerExampleLoss, clipped_gradient_sum
+from training.fairness import GroupWeights, Player
+from training.objective import Terms, confidence
+from training.privacy.clip_watch import CountKeeper, WatchedCounts
+from training.privacy.clipping import PerExampleLoss
 from training.privacy.mechanisms import Draws
 from training.privacy.noise_memory import NoiseMemory
-from training.privacy.plan import PrivacyPlan
-from training.privacy.taps import find_sites
 from training.randomness import Randomness
-from training.step_groups import StepGroup, StepPrograms
-from training.step_totals import StepTotals
+from training.steps.groups import StepGroup, StepPrograms
+from training.steps.totals import StepTotals
 
 # A step's `Draws` inside the graph: seeds, coefficients and slot.
 Noise: TypeAlias = "tuple[tf.Tensor, tf.Tensor, tf.Tensor]"
@@ -362,9 +357,18 @@ def _read(totals: dict[str, tf.Tensor]) -> StepTotals:
     return StepTotals(**{key: float(value) for key, value in totals.items()})
 
 
-def _report(
+def report_of(
     labels: tf.Tensor, logits: tf.Tensor, losses: tf.Tensor, mask: tf.Tensor, non_finite: tf.Tensor
 ) -> dict[str, tf.Tensor]:
+    """Sums for `StepTotals` over one batch.
+
+    Args:
+        labels: int (batch,).
+        logits: float32 (batch, classes).
+        losses: float32 (batch,), zero where padding or left out.
+        mask: bool (batch,), False where padding.
+        non_finite: (), examples left out.
+    """
     right = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.cast(labels, tf.int32))
     return {
         "loss": tf.reduce_sum(losses),
@@ -372,189 +376,3 @@ def _report(
         "examples": tf.reduce_sum(tf.cast(mask, tf.float32)),
         "non_finite": tf.cast(non_finite, tf.float32),
     }
-
-
-class PlainStep(TrainingStep):
-    """Ordinary training: the mean gradient over the logical batch.
-
-    Args:
-        penalty: Unfairness that is added to the loss. It compares the examples of a physical
-            batch (on one replica); over a logical batch, those penalties are averaged.
-        further: As `TrainingStep`.
-    """
-
-    def __init__(self, *arguments: Any, penalty: Penalty | None = None, **further: Any):
-        self._penalty = penalty
-        player = further.get("player")
-        if player is not None:
-            self._further_shapes = (player.table_shape,)
-        super().__init__(*arguments, **further)
-        self._opacity = OpacityModel(self._model) if self._terms.opacity else None
-
-    def _gradient_sum(self, batch: dict[str, Any]) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
-        values = [v.value for v in self._variables]
-        mask = batch["mask"]
-        with tf.GradientTape() as tape:
-            logits, losses, opacity = self._forward(batch)
-            losses = tf.where(mask, losses, 0.0)
-            opacity = tf.reduce_sum(tf.where(mask, opacity, 0.0))
-            total = tf.reduce_sum(losses) + self._terms.opacity * opacity
-            unfairness = tf.zeros([])
-            if self._penalty is not None:
-                # Times the examples, because the sum will be divided by them.
-                examples = tf.reduce_sum(tf.cast(mask, tf.float32))
-                unfairness = examples * self._penalty.of(batch, logits)
-                total += self._penalty.weight * unfairness
-        found = tape.gradient(total, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        sums = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in found]
-        if self.player is not None:
-            # The task's own loss is what is told of, and what groups are compared by.
-            losses = tf.where(mask, self._task_loss_of(batch)(batch["labels"], logits), 0.0)
-            sums.append(self.player.table(batch, logits, self._loss(batch["labels"], logits)))
-        report = _report(batch["labels"], logits, losses, mask, tf.zeros([]))
-        report = self._apart(report, logits, mask)
-        return sums, {**report, "unfairness": unfairness, "opacity": opacity}
-
-    def _forward(self, batch: dict[str, Any]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Logits, losses and opacities of a batch, padding among them."""
-        loss = self._loss_of(batch)
-        if self._opacity is not None:
-            return self._opacity(batch, loss)
-        logits = tf.cast(self._model(batch["inputs"], training=True), tf.float32)
-        losses = loss(batch["labels"], logits)
-        return logits, losses, tf.zeros_like(losses)
-
-    def _release(self, sums: list[tf.Tensor], examples: tf.Tensor, noise: Noise) -> list[tf.Tensor]:
-        if self.player is not None:
-            # The model moves by the prices before this table: both players move at once.
-            *sums, table = sums
-            self.player.learn(table)
-        return [total / tf.maximum(examples, 1.0) for total in sums]
-
-
-class PrivateStep(TrainingStep):
-    """DP-SGD: clipped sum, plus noise, divided by the *expected* batch size.
-
-    Guarantees:
-        Nothing computed from the batch reaches the weights but the noisy sum; the divisor is the
-        plan's public constant.
-
-    Args:
-        plan: Sets clipping, noise and divisor; and the noisy tables that a player learns from,
-            which are no part of the step (`training.fairness.PrivateTables`).
-        memory_bytes: Most that per-example gradients may hold at once, as in
-            `training.privacy.norms.within_memory`.
-        watch: Who is clipped, bare, for the operator's eyes; what is released the plan names.
-        further: As `TrainingStep`.
-    """
-
-    def __init__(
-        self,
-        *arguments: Any,
-        plan: PrivacyPlan,
-        memory_bytes: float | None = None,
-        watch: ClipWatch | None = None,
-        **further: Any,
-    ):
-        self._plan, self._query = plan, plan.query()
-        self._memory_bytes = memory_bytes
-        self._sites = find_sites(arguments[0])
-        self._adapting = plan.clipping if isinstance(plan.clipping, CountedQuantile) else None
-        self._bound = None if self._adapting is None else _bound(self._adapting, arguments[3])
-        watch = plan.watch or watch
-        if watch is not None:
-            self._keeper = CountKeeper(watch, plan.noise_multiplier, arguments[3])
-        # The counts of who is clipped come last.
-        self._further_shapes = (
-            *([] if self._adapting is None else [()]),
-            *([] if watch is None else [watch.shape]),
-        )
-        super().__init__(*arguments, **further)
-        if plan.mechanism.slots:
-            self._memory = NoiseMemory(
-                [tuple(v.shape) for v in self._variables],
-                plan.mechanism.slots,
-                plan.noise_stddev,
-                self._strategy,
-                jit_compile=further.get("jit_compile", False),
-            )
-
-    @property
-    def state(self) -> list[tf.Variable]:
-        return [
-            *([] if self._bound is None else [self._bound]),
-            *([] if self._keeper is None else self._keeper.state),
-            *super().state,
-        ]
-
-    def released(self) -> dict[str, float]:
-        if self._adapting is None:
-            return {}
-        return {self._adapting.released_as: float(tf.convert_to_tensor(self._bound))}
-
-    def draws(self, step: int, randomness: Randomness) -> Draws:
-        # Bare counts take no noise, so that watching leaves all noise as it was.
-        further = int(self._adapting is not None) + int(self._plan.watch is not None)
-        return self._plan.draws(step, randomness, max(1, len(self._variables)) + further)
-
-    def _gradient_sum(self, batch: dict[str, Any]) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
-        bound = None if self._bound is None else tf.convert_to_tensor(self._bound)
-        clipping: Any = self._plan.clipping
-        if self._adapting is not None:
-            clipping = self._adapting.in_use(bound)
-        clipped = clipped_gradient_sum(
-            self._model,
-            self._loss_of(batch),
-            batch,
-            clipping,
-            self._sites,
-            rows_per_record=self._plan.rows_per_record,
-            memory_bytes=self._memory_bytes,
-        )
-        sums = list(clipped.gradients)
-        if bound is not None:
-            sums.append(tf.reduce_sum(half_counts(clipped.norms, clipped.used, bound)))
-        if self._keeper is not None:
-            watch = self._keeper.watch
-            groups = batch["groups"][watch.attribute][:: self._plan.rows_per_record]
-            sums.append(watch.counts(groups, clipped.relative_norms, clipped.used))
-        return sums, self._observe(batch, clipped)
-
-    def _observe(self, batch: dict[str, Any], clipped: ClippedSum) -> dict[str, tf.Tensor]:
-        """What to report of a physical batch: a tensor for each field of `StepTotals`."""
-        losses, used = clipped.losses, tf.repeat(clipped.used, self._plan.rows_per_record)
-        if self.player is not None:
-            task = self._task_loss_of(batch)(batch["labels"], clipped.logits)
-            losses = tf.where(batch["mask"] & used, task, 0.0)
-        report = _report(batch["labels"], clipped.logits, losses, batch["mask"], clipped.non_finite)
-        return self._apart(report, clipped.logits, batch["mask"] & used)
-
-    def _release(self, sums: list[tf.Tensor], examples: tf.Tensor, noise: Noise) -> list[tf.Tensor]:
-        seeds, coefficients, slot = noise
-        if self._keeper is not None:
-            *sums, counts = sums
-            self._keeper.add(counts, seeds[:, -1:], coefficients)
-        if self._plan.watch is not None:
-            seeds = seeds[:, :-1]
-        if self._bound is not None:
-            state = self._query.seeded_global_state(seeds, coefficients, self._bound)
-        elif self._memory is None:
-            state = self._query.seeded_global_state(seeds, coefficients)
-        else:
-            state = self._query.given_global_state(self._memory.noises(slot))
-        noised, state, _ = self._query.get_noised_result(sums, state)
-        if self._bound is not None:
-            self._bound.assign(tf.maximum(self._query.bound(state), LEAST_BOUND))
-        return [total / self._plan.batch_size for total in noised]
-
-
-def _bound(method: CountedQuantile, strategy: tf.distribute.Strategy) -> tf.Variable:
-    """The clipping norm (or threshold) in use, where it moves."""
-    with strategy.scope():
-        return tf.Variable(
-            method.start,
-            dtype=tf.float32,
-            trainable=False,
-            # All replicas compute the same from the same all-reduced count.
-            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-        )

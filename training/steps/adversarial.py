@@ -7,7 +7,8 @@ from typing import Any
 import tensorflow as tf
 
 from training.fairness import Adversary, AdversaryTask
-from training.steps import Noise, PlainStep, _report
+from training.steps.base import Noise, report_of
+from training.steps.plain import PlainStep
 
 
 class AdversarialStep(PlainStep):
@@ -48,7 +49,7 @@ class AdversarialStep(PlainStep):
             *tape.gradient(guessed, [*values, *guesses], unconnected_gradients=zero),
         ]
         sums = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in found]
-        report = _report(batch["labels"], logits, losses, mask, tf.zeros([]))
+        report = report_of(batch["labels"], logits, losses, mask, tf.zeros([]))
         return sums, {**self._apart(report, logits, mask), "adversary_loss": guessed}
 
     def _release(self, sums: list[tf.Tensor], examples: tf.Tensor, noise: Noise) -> list[tf.Tensor]:

@@ -1,0 +1,69 @@
+"""The step without privacy: the mean gradient, with what fairness adds to the objective."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from training.fairness import Penalty
+from training.objective import OpacityModel
+from training.steps.base import Noise, TrainingStep, report_of
+
+
+class PlainStep(TrainingStep):
+    """Ordinary training: the mean gradient over the logical batch.
+
+    Args:
+        penalty: Unfairness that is added to the loss. It compares the examples of a physical
+            batch (on one replica); over a logical batch, those penalties are averaged.
+        further: As `TrainingStep`.
+    """
+
+    def __init__(self, *arguments: Any, penalty: Penalty | None = None, **further: Any):
+        self._penalty = penalty
+        player = further.get("player")
+        if player is not None:
+            self._further_shapes = (player.table_shape,)
+        super().__init__(*arguments, **further)
+        self._opacity = OpacityModel(self._model) if self._terms.opacity else None
+
+    def _gradient_sum(self, batch: dict[str, Any]) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
+        values = [v.value for v in self._variables]
+        mask = batch["mask"]
+        with tf.GradientTape() as tape:
+            logits, losses, opacity = self._forward(batch)
+            losses = tf.where(mask, losses, 0.0)
+            opacity = tf.reduce_sum(tf.where(mask, opacity, 0.0))
+            total = tf.reduce_sum(losses) + self._terms.opacity * opacity
+            unfairness = tf.zeros([])
+            if self._penalty is not None:
+                # Times the examples, because the sum will be divided by them.
+                examples = tf.reduce_sum(tf.cast(mask, tf.float32))
+                unfairness = examples * self._penalty.of(batch, logits)
+                total += self._penalty.weight * unfairness
+        found = tape.gradient(total, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        sums = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in found]
+        if self.player is not None:
+            # The task's own loss is what is told of, and what groups are compared by.
+            losses = tf.where(mask, self._task_loss_of(batch)(batch["labels"], logits), 0.0)
+            sums.append(self.player.table(batch, logits, self._loss(batch["labels"], logits)))
+        report = report_of(batch["labels"], logits, losses, mask, tf.zeros([]))
+        report = self._apart(report, logits, mask)
+        return sums, {**report, "unfairness": unfairness, "opacity": opacity}
+
+    def _forward(self, batch: dict[str, Any]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Logits, losses and opacities of a batch, padding among them."""
+        loss = self._loss_of(batch)
+        if self._opacity is not None:
+            return self._opacity(batch, loss)
+        logits = tf.cast(self._model(batch["inputs"], training=True), tf.float32)
+        losses = loss(batch["labels"], logits)
+        return logits, losses, tf.zeros_like(losses)
+
+    def _release(self, sums: list[tf.Tensor], examples: tf.Tensor, noise: Noise) -> list[tf.Tensor]:
+        if self.player is not None:
+            # The model moves by the prices before this table: both players move at once.
+            *sums, table = sums
+            self.player.learn(table)
+        return [total / tf.maximum(examples, 1.0) for total in sums]
