@@ -16,9 +16,15 @@ from configs.schema.data import DataSettings
 from configs.schema.errors import UserError, require
 from data.columns import Column, SelectedColumn
 from data.contracts import Dataset, DatasetInfo, Examples, Modality, Provenance
-from data.cutting import choose, cut
+from data.cutting import choose, choose_users, cut, cut_by_user
 from data.faults import Faults
-from data.vocabulary import ids_of_groups, ids_of_labels, names_of_groups, names_of_labels
+from data.vocabulary import (
+    ids_of_groups,
+    ids_of_labels,
+    ids_of_users,
+    names_of_groups,
+    names_of_labels,
+)
 
 SPLITS = ("train", "validation", "test")
 
@@ -32,12 +38,14 @@ class Rows:
         labels: Label of each row, as text.
         groups: Attribute -> value of each row, None where missing.
         place: Row position -> where a person finds the row ("people.csv, row 7").
+        users: User of each row; None where `data.user` is not set, or the split does not say.
     """
 
     raw: Column
     labels: Sequence[str]
     groups: Mapping[str, Sequence[str | None]]
     place: Callable[[int], str]
+    users: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,7 @@ class EncodedSplit:
     raw: Column
     labels: np.ndarray
     groups: Mapping[str, np.ndarray]
+    users: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -94,6 +103,7 @@ class _Encoded:
     labels: np.ndarray
     groups: Mapping[str, np.ndarray]
     places: np.ndarray  # int64 (n,), positions among the rows that were read
+    users: np.ndarray | None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -104,6 +114,7 @@ class _Encoded:
             self.labels[positions],
             {name: ids[positions] for name, ids in self.groups.items()},
             self.places[positions],
+            None if self.users is None else self.users[positions],
         )
 
 
@@ -125,8 +136,10 @@ def assemble(
     """
     label_names = _label_names(source, rows["train"], settings)
     group_names = _group_names(source, rows)
+    users = ids_of_users({name: part.users for name, part in rows.items()})
     encoded = {
-        name: _encode(name, part, label_names, group_names, faults) for name, part in rows.items()
+        name: _encode(name, part, label_names, group_names, users[name], faults)
+        for name, part in rows.items()
     }
     origin = {name: name if name in rows else "train" for name in SPLITS}
     parts = _limited(_with_missing_splits(encoded, settings), settings)
@@ -150,8 +163,8 @@ def assemble(
         skipped=faults.frozen(),
     )
     train, validation, test = (
-        EncodedSplit(name, info, parts[name].raw, parts[name].labels, parts[name].groups)
-        for name in SPLITS
+        EncodedSplit(name, info, part.raw, part.labels, part.groups, part.users)
+        for name, part in ((name, parts[name]) for name in SPLITS)
     )
     return Dataset(info, train, validation, test)
 
@@ -186,6 +199,7 @@ def _encode(
     rows: Rows,
     label_names: tuple[str, ...],
     group_names: Mapping[str, tuple[str, ...]],
+    users: np.ndarray | None,
     faults: Faults,
 ) -> _Encoded:
     labels = ids_of_labels(rows.labels, label_names)
@@ -200,6 +214,7 @@ def _encode(
             for attribute, values in rows.groups.items()
         },
         np.arange(len(labels), dtype=np.int64),
+        users,
     )
     return everything.select(np.flatnonzero(labels >= 0))
 
@@ -216,7 +231,11 @@ def _with_missing_splits(
         "together with data.test_fraction less than 1, so that training examples remain",
     )
     train = encoded["train"]
-    cuts = cut(len(train), shares, settings.split_seed)
+    cuts = (
+        cut(len(train), shares, settings.split_seed)
+        if train.users is None
+        else cut_by_user(train.users, shares, settings.split_seed)
+    )
     return {name: train.select(cuts[name]) if name in cuts else encoded[name] for name in SPLITS}
 
 
@@ -227,7 +246,11 @@ def _limited(parts: Mapping[str, _Encoded], settings: DataSettings) -> dict[str,
     # In whole numbers, rounded up: exactly `limit` for train, and no split becomes empty.
     counts = {name: -(-limit * len(part) // train) for name, part in parts.items()}
     return {
-        name: part.select(choose(len(part), counts[name], settings.split_seed))
+        name: part.select(
+            choose(len(part), counts[name], settings.split_seed)
+            if part.users is None or not len(part)
+            else choose_users(part.users, counts[name], settings.split_seed)
+        )
         for name, part in parts.items()
     }
 

@@ -59,6 +59,15 @@ class SelectedColumn:
         return self.base.take(self.selection[indices])
 
 
+def unselected(column: Column) -> tuple[Column, np.ndarray]:
+    """Returns the column that selections were made of, and the positions in it, int64 (n,)."""
+    positions = np.arange(len(column), dtype=np.int64)
+    while isinstance(column, SelectedColumn):
+        positions = column.selection[positions]
+        column = column.base
+    return column, positions
+
+
 def bytes_column(values: Sequence[bytes]) -> MemoryColumn:
     """Returns a column of byte strings (text or encoded images) as an object array (n,)."""
     array = np.empty(len(values), dtype=object)

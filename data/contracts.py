@@ -94,6 +94,8 @@ class Split(Protocol):
         info: What is known about the dataset.
         labels: int32 (n,), always in memory, so that looking at labels reads no image.
         groups: Attribute -> int32 (n,), in memory like the labels.
+        users: int64 (n,), which user each example belongs to, the same number in every split;
+            None where the data name none. The users' names are kept nowhere.
     """
 
     @property
@@ -107,6 +109,9 @@ class Split(Protocol):
 
     @property
     def groups(self) -> Mapping[str, np.ndarray]: ...
+
+    @property
+    def users(self) -> np.ndarray | None: ...
 
     def __len__(self) -> int: ...
 

@@ -1,17 +1,22 @@
 """What happens to an example that cannot be used: stop with one clear line, or count and go on.
 
 Promises: with `data.on_error: raise` the first fault ends loading and names file and row; with
-`skip` every fault is kept as one line, and the log gets one summary per split.
+`skip` every fault is kept as one line, and the log gets one summary per split. A fault that shows
+only while training reads (`data.cache: none`) ends the run in either case: the examples must not
+become fewer then, because epsilon was computed for their number.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass, field
 
 from configs.schema.errors import UserError
 
 _log = logging.getLogger(__name__)
+# How TensorFlow words an exception that a function of Python's raised inside a pipeline.
+_RAISED = re.compile(rf"\b{UserError.__name__}: (.+)")
 
 
 @dataclass
@@ -50,3 +55,13 @@ class Faults:
     def frozen(self) -> dict[str, tuple[str, ...]]:
         """Returns the lines in the form of `DatasetInfo.skipped`."""
         return {split: tuple(lines) for split, lines in self.lines.items()}
+
+
+def fault_in(error: BaseException) -> UserError | None:
+    """Returns the `UserError` that a `tf.data` pipeline's reader raised, if that is what failed.
+
+    Args:
+        error: What iterating raised. TensorFlow keeps of the original no more than its words.
+    """
+    found = _RAISED.search(str(error))
+    return None if found is None else UserError(found[1].strip())

@@ -1,7 +1,8 @@
 """From a split to a `tf.data` stream of fixed-shape batches.
 
-Promises: text and feature vectors are preprocessed once, in parallel, and kept as arrays; images
-stay where they lie and are read and decoded batch by batch, in parallel, ahead of the consumer.
+Promises: text and feature vectors are preprocessed once, in parallel, and kept as arrays, or with
+`data.cache: none`, and images always, stay where they lie and are read and prepared batch by batch,
+in parallel, ahead of the consumer; the batches are the same to the last bit.
 Every batch has the same static shapes; a batch that is not full, or empty, is padded with rows
 whose `mask` is False and whose id is -1. The order of batches is that of the index batches, always.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -34,6 +35,8 @@ class Rows(Protocol):
 
 
 _CHUNK_EXAMPLES = 512
+# Most that batches read ahead may take: left alone, tf.data would go as far as half the memory.
+_READ_AHEAD_BYTES = 1 << 30
 # What tf.numpy_function calls is no graph code: AutoGraph would rewrite it, and slow it down.
 _plain_python = tf.autograph.experimental.do_not_convert
 # Preprocessed text and vectors are no larger than the examples themselves; decoded images are.
@@ -69,15 +72,19 @@ class PreparedSplit:
         return len(self.split)
 
 
-def prepare(split: Split, preprocess: Preprocess) -> PreparedSplit:
+def prepare(
+    split: Split, preprocess: Preprocess, cache: Literal["memory", "none"] = "memory"
+) -> PreparedSplit:
     """Readies a split for a model; tokenises all of a text split, in parallel.
 
     Args:
         split: The split.
         preprocess: A model's preprocessor (`models.contracts.Preprocessor`), or any callable on a
-            batch of raw examples that TensorFlow can trace.
+            batch of raw examples that TensorFlow can trace. What it makes of an example must not
+            depend on the batch around it.
+        cache: `data.cache`: with `none` nothing is prepared now, and nothing kept.
     """
-    keep = _KEPT_IN_MEMORY[split.info.modality]
+    keep = cache == "memory" and _KEPT_IN_MEMORY[split.info.modality]
     return PreparedSplit(split, preprocess, _preprocess_all(split, preprocess) if keep else None)
 
 
@@ -117,6 +124,8 @@ def batches_of(
         ValueError: There is no example.
         tf.errors.InvalidArgumentError: While iterating: an index batch has another size, or names
             an example that does not exist.
+        tf.errors.UnknownError: While iterating: an example cannot be read; `data.faults.fault_in`
+            finds the line that names it.
     """
     if not len(prepared):
         raise ValueError(f"The {prepared.split.name} split is empty: no batch can be drawn from it")
@@ -129,6 +138,7 @@ def batches_of(
 def _batches(prepared: PreparedSplit, index_batches: tf.data.Dataset) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
+    options.autotune.ram_budget = _READ_AHEAD_BYTES
     complete = _from_disk if prepared.inputs is None else _from_memory
     return complete(prepared, index_batches).prefetch(tf.data.AUTOTUNE).with_options(options)
 

@@ -2,19 +2,22 @@
 
 Promises: line numbers are those of a text editor, also after quoted fields that span lines; a row
 that cannot be read becomes an `Unreadable` in its place and the rows after it are still read; an
-empty CSV field and a JSON null both read as None.
+empty CSV field and a JSON null both read as None. A file is streamed, never held, and each row says
+which bytes it takes, so that it can be read again by itself.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from configs.schema.errors import SettingError, UserError, require
 
@@ -31,21 +34,65 @@ class Unreadable:
 
 
 @dataclass(frozen=True)
+class Row:
+    """One row of a file.
+
+    Attributes:
+        line: Line on which it starts.
+        start, stop: The bytes it takes.
+        record: What it holds, or why it cannot be read.
+    """
+
+    line: int
+    start: int
+    stop: int
+    record: Mapping[str, Any] | Unreadable
+
+
+@dataclass(frozen=True)
 class RecordFile:
     """The rows of one file.
 
     Attributes:
         path: The file.
-        columns: Names of the columns that exist, in the order met.
-        rows: (line on which the row starts, the record or why there is none).
+        header: The columns, where the file names them once for all rows.
+        parse: An open file, from the start of a row on, to the rows that follow.
+        first: Where the first row starts, and on which line.
+        identity: Size and time of change when it was opened.
     """
 
     path: Path
-    columns: tuple[str, ...]
-    rows: tuple[tuple[int, Mapping[str, Any] | Unreadable], ...]
+    header: tuple[str, ...] | None
+    parse: Callable[[BinaryIO, int], Iterator[Row]]
+    first: tuple[int, int]
+    identity: tuple[int, int]
+
+    def stream(self) -> Iterator[Row]:
+        """Reads the file from its start, row by row."""
+        offset, line = self.first
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            yield from self.parse(file, line)
+
+    @property
+    def rows(self) -> tuple[tuple[int, Mapping[str, Any] | Unreadable], ...]:
+        """All rows at once: (line on which it starts, the record or why there is none)."""
+        return tuple((row.line, row.record) for row in self.stream())
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that exist, in the order met."""
+        if self.header is not None:
+            return self.header
+        return tuple(dict.fromkeys(self._met()))
+
+    def _met(self) -> Iterator[str]:
+        for row in self.stream():
+            if not isinstance(row.record, Unreadable):
+                yield from row.record
 
     def require_columns(self, wanted: Iterable[tuple[str, str]]) -> None:
-        """Checks that columns exist.
+        """Checks that columns exist; reads no further than it must.
 
         Args:
             wanted: (dotted name of the setting, column it names).
@@ -53,13 +100,60 @@ class RecordFile:
         Raises:
             SettingError: A column is not there; the line lists those that are.
         """
+        wanted = list(wanted)
+        missing = {column for _, column in wanted}
+        for column in self._met() if self.header is None else self.header:
+            missing.discard(column)
+            if not missing:
+                return
         for key, column in wanted:
             require(
-                column in self.columns,
+                column not in missing,
                 key,
                 column,
                 f"a column of {self.path}, which has {list(self.columns)}",
             )
+
+    def read_again(self, spans: Iterable[tuple[int, int]]) -> list[Mapping[str, Any]]:
+        """Returns the records that lie at (start, stop), in that order.
+
+        Raises:
+            UserError: The file is not what it was when it was opened.
+        """
+        records = []
+        try:
+            with self.path.open("rb") as file:
+                unchanged = _identity(file) == self.identity
+                for start, stop in spans:
+                    file.seek(start)
+                    row = next(self.parse(io.BytesIO(file.read(stop - start)), 1), None)
+                    unchanged = unchanged and row is not None
+                    if not unchanged or row is None or isinstance(row.record, Unreadable):
+                        raise UserError(
+                            f"{self.path}: changed while it was in use. Start again, and leave it "
+                            "as it is."
+                        )
+                    records.append(row.record)
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read ({error.strerror})") from error
+        return records
+
+
+def _identity(file: BinaryIO) -> tuple[int, int]:
+    state = os.fstat(file.fileno())
+    return state.st_size, state.st_mtime_ns
+
+
+def user_column(split: str, file: RecordFile, user: str | None) -> str | None:
+    """The column of users in a split's file: training rows must have it, others may.
+
+    Raises:
+        SettingError: The training file does not have it.
+    """
+    if user is None or (split != "train" and user not in file.columns):
+        return None
+    file.require_columns([("data.user", user)])
+    return user
 
 
 def existing_file(key: str, value: str | None) -> Path:
@@ -75,52 +169,85 @@ def existing_file(key: str, value: str | None) -> Path:
 
 
 def read_csv(path: Path) -> RecordFile:
-    """Reads a CSV file (RFC 4180, UTF-8, the first row names the columns).
+    """Opens a CSV file (RFC 4180, UTF-8, the first row names the columns).
 
     Raises:
         UserError: There is no header, or it names a column twice.
     """
     # The default limit of 128 KiB a field is less than some documents.
     csv.field_size_limit(sys.maxsize)
-    # Bytes that are no UTF-8 survive as surrogates, so that only their own row is unreadable.
-    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        rows = _csv_rows(file)
-        _, header = next(rows, (1, []))
-        if not isinstance(header, list) or not header:
-            raise UserError(f"{path}: expected a first row naming the columns")
-        repeated = sorted({name for name in header if header.count(name) > 1})
-        if repeated:
-            raise UserError(f"{path}: the first row names columns more than once: {repeated}")
-        records = tuple((line, _csv_record(row, header)) for line, row in rows)
-    return RecordFile(path, tuple(header), records)
+    with path.open("rb") as file:
+        identity = _identity(file)
+        if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+            file.seek(0)
+        lines = _Lines(file)
+        _, _, header = next(_csv_rows(lines), (1, 0, []))
+    if not isinstance(header, list) or not header:
+        raise UserError(f"{path}: expected a first row naming the columns")
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if repeated:
+        raise UserError(f"{path}: the first row names columns more than once: {repeated}")
+
+    def parse(file: BinaryIO, line: int) -> Iterator[Row]:
+        lines = _Lines(file, line)
+        for line, start, row in _csv_rows(lines):
+            yield Row(line, start, lines.offset, _csv_record(row, header))
+
+    return RecordFile(path, tuple(header), parse, (lines.offset, lines.number), identity)
 
 
 def read_jsonl(path: Path) -> RecordFile:
-    """Reads a file of one JSON object a line (UTF-8); empty lines are passed over."""
-    columns: dict[str, None] = {}
-    rows: list[tuple[int, Mapping[str, Any] | Unreadable]] = []
+    """Opens a file of one JSON object a line (UTF-8); empty lines are passed over."""
     with path.open("rb") as file:
-        for line, content in enumerate(file, start=1):
-            if content.strip():
-                record = _json_record(content)
-                rows.append((line, record))
-                columns.update(dict.fromkeys(() if isinstance(record, Unreadable) else record))
-    return RecordFile(path, tuple(columns), tuple(rows))
+        identity = _identity(file)
+    return RecordFile(path, None, _json_rows, (0, 1), identity)
 
 
-def _csv_rows(file: Iterable[str]) -> Iterator[tuple[int, list[str] | Unreadable]]:
-    reader = csv.reader(file, strict=True)
+class _Lines:
+    """Lines of text of a binary file, which knows how far it was read.
+
+    Bytes that are no UTF-8 survive as surrogates, so that only their own row is unreadable.
+
+    Attributes:
+        offset: Where the next line starts.
+        number: The number of the next line.
+    """
+
+    def __init__(self, file: BinaryIO, number: int = 1):
+        self._file, self.offset, self.number = file, file.tell(), number
+
+    def __iter__(self) -> Iterator[str]:
+        for block in self._file:
+            # As Python's universal newlines do it, which end a line at a lone \r as well.
+            for line in block.splitlines(keepends=True):
+                self.offset += len(line)
+                self.number += 1
+                yield line.decode("utf-8", "surrogateescape")
+
+
+def _csv_rows(lines: _Lines) -> Iterator[tuple[int, int, list[str] | Unreadable]]:
+    """Yields (line on which a row starts, its first byte, the row)."""
+    reader = csv.reader(lines, strict=True)
     while True:
-        line = reader.line_num + 1
+        line, start = lines.number, lines.offset
         try:
             row = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            yield line, Unreadable(f"not a CSV row ({error})")
+            yield line, start, Unreadable(f"not a CSV row ({error})")
             continue
         if row:
-            yield line, row
+            yield line, start, row
+
+
+def _json_rows(file: BinaryIO, line: int) -> Iterator[Row]:
+    start = file.tell()
+    for number, content in enumerate(file, start=line):
+        stop = start + len(content)
+        if content.strip():
+            yield Row(number, start, stop, _json_record(content))
+        start = stop
 
 
 def _csv_record(row: list[str] | Unreadable, header: list[str]) -> Mapping[str, Any] | Unreadable:

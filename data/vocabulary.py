@@ -6,7 +6,7 @@ missing group value is a value of its own, named `unknown` and listed last.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -44,6 +44,23 @@ def ids_of_groups(values: Sequence[str | None], names: Sequence[str]) -> np.ndar
     """
     index = {name: position for position, name in enumerate(names)}
     return np.array([index[UNKNOWN if value is None else value] for value in values], np.int32)
+
+
+def ids_of_users(parts: Mapping[str, Sequence[str] | None]) -> dict[str, np.ndarray | None]:
+    """Numbers users over all splits, in alphabetical order, so that their names can be forgotten.
+
+    Args:
+        parts: Split name -> the user of each row; None where the split names none.
+
+    Returns:
+        Split name -> int64 (n,), None likewise.
+    """
+    names = sorted({user for users in parts.values() for user in users or ()})
+    index = {name: position for position, name in enumerate(names)}
+    return {
+        split: None if users is None else np.array([index[user] for user in users], np.int64)
+        for split, users in parts.items()
+    }
 
 
 def _in_order(values: set[str]) -> list[str]:

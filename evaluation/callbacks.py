@@ -193,12 +193,16 @@ class PrivacyCallback(keras.callbacks.Callback):
     Args:
         spent: Returns (epsilon, delta) of everything released so far.
         log_dir: TensorBoard log directory of the run.
+        unit: What the guarantee protects: `example` or `user`.
     """
 
-    def __init__(self, spent: Callable[[], tuple[float, float]], log_dir: str | Path):
+    def __init__(
+        self, spent: Callable[[], tuple[float, float]], log_dir: str | Path, unit: str = "example"
+    ):
         super().__init__()
         self._spent = spent
         self._log_dir = log_dir
+        self._unit = unit
         self._writer: Any = None
         self._epsilon = 0.0
 
@@ -214,7 +218,7 @@ class PrivacyCallback(keras.callbacks.Callback):
         self._epsilon, delta = self._spent()
         if logs is not None:
             logs["epsilon"] = self._epsilon
-        description = f"Privacy spent on the training examples: (ε, δ) with δ = {delta:.3g}"
+        description = f"Privacy spent on the training {self._unit}s: (ε, δ) with δ = {delta:.3g}"
         with self._writer.as_default(step=epoch + 1):
             tf.summary.scalar("1 overview/4 epsilon", self._epsilon, description=description)
             tf.summary.scalar("4 privacy/delta", delta, description=description)
@@ -262,8 +266,8 @@ def _write_training_scalars(logs: Mapping[str, Any]) -> None:
             tf.summary.scalar(
                 "4 privacy/clipping norm",
                 float(value),
-                description="The bound in use on every example's gradient, found from noisy counts "
-                "that ε pays for.",
+                description="The bound in use on the gradient of every example (of every user, "
+                "where users are protected), found from noisy counts that ε pays for.",
             )
             continue
         tf.summary.scalar(

@@ -32,8 +32,8 @@ def callbacks_of(
     settings = session.recipe
     callbacks: list[keras.callbacks.Callback] = []
     if ledger is not None and session.plan is not None:
-        delta = session.plan.delta
-        callbacks.append(PrivacyCallback(lambda: (ledger.epsilon, delta), run.logs))
+        delta, unit = session.plan.delta, session.plan.unit
+        callbacks.append(PrivacyCallback(lambda: (ledger.epsilon, delta), run.logs, unit))
     if len(session.validation):
         callbacks.append(
             FairnessCallback.from_batches(
@@ -169,6 +169,7 @@ def _hparams(recipe: Recipe) -> dict[str, Any]:
         "private": recipe.privacy.enabled,
     }
     if recipe.privacy.enabled:
+        chosen["privacy_unit"] = recipe.privacy.unit
         chosen["clipping_norm"] = recipe.privacy.clipping_norm
         chosen["epsilon"] = recipe.privacy.epsilon or 0.0
         chosen["noise_multiplier"] = recipe.privacy.noise_multiplier or 0.0

@@ -87,12 +87,14 @@ def explain_recipe(recipe: Recipe) -> None:
     dataset = data.load(recipe.data)
     loss = recipe_loss(recipe, dataset.info.label_names)
     budget = recipe.privacy.memory_budget
+    rows = recipe.privacy.examples_per_user or 1
     print_explanations(
         explain(
             build_model(recipe, dataset).model,
             loss,
-            recipe.training.physical_batch_size or recipe.training.batch_size,
+            recipe.training.physical_batch_size or rows * recipe.training.batch_size,
             None if budget is None else 1e9 * budget,
+            rows,
         )
     )
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from configs.schema import UserError
+from data.faults import fault_in
 from training.interruption import SIGNALS, Stopped, stop_at_once
 
 # `time.monotonic()` when the command began, but for the start of Python itself.
@@ -60,6 +61,13 @@ def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | Non
         saved = "" if stop.step is None else f" The run is saved after step {stop.step}."
         _say(f"stopped by {stop.number.name}.{saved} The same command goes on from there.")
         return stop.exit_code
+    except Exception as error:
+        # An example that could not be read when a batch needed it: TensorFlow wraps the line.
+        fault = fault_in(error)
+        if fault is None or "--debug" in argv:
+            raise
+        _say(str(fault))
+        return 2
     return 0
 
 

@@ -52,7 +52,8 @@ def main(argv: Sequence[str]) -> None:
             f"the labels that the run was trained for, {list(trained_for.label_names)}",
         )
     started = time.monotonic()
-    prepared = data.prepare(dataset.split(options.split), built.preprocess)
+    split = dataset.split(options.split)
+    prepared = data.prepare(split, built.preprocess, arguments.recipe.data.cache)
     batches = data.batches_in_order(prepared, arguments.recipe.evaluation.batch_size)
     settings = arguments.recipe.evaluation
     evaluation.check_counterfactuals(settings.counterfactual, dataset.info.modality)

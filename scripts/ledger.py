@@ -118,6 +118,13 @@ def _print(root: str, account: dict[str, Any]) -> None:
         f"{account['planned_releases']:,}.",
         soft_wrap=True,
     )
+    if account["plan"].get("unit") == "user":
+        sampling, rows = account["plan"]["sampling"], account["plan"]["rows_per_record"]
+        console.print(
+            f"Protected: each of {sampling['num_users']:,} users with all of their training "
+            f"examples; {sampling['batch_size']:,} users a step, at most {rows} examples of each.",
+            soft_wrap=True,
+        )
     others = [name for name in account["comparison"] if name != account["plan"]["accountant"]]
     if others:
         said = ", ".join(f"{name} {account['comparison'][name]:.4g}" for name in others)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from configs.schema import Recipe, UserError, require
+from data.faults import fault_in
 from scripts.arguments import parse_recipe, publishable, recipe_parser, recipe_text
 from scripts.callbacks import callbacks_of
 from scripts.command import BEGAN, run_command, start_tensorflow
@@ -114,7 +115,8 @@ def _train(recipe: Recipe, run: RunDirectory, lock: RunLock) -> None:
     if session.plan is not None:
         print(
             f"Privacy: epsilon {session.plan.epsilon(session.plan.steps):.4g} at delta "
-            f"{session.plan.delta:.4g} after {session.plan.steps} steps, noise multiplier "
+            f"{session.plan.delta:.4g} for each of {session.plan.num_examples} "
+            f"{session.plan.unit}s after {session.plan.steps} steps, noise multiplier "
             f"{session.plan.noise_multiplier:.4g}."
         )
     seconds = {"setup": time.monotonic() - started}
@@ -127,7 +129,8 @@ def _train(recipe: Recipe, run: RunDirectory, lock: RunLock) -> None:
     # Through the whole model, as `sterling evaluate` does it: the same numbers to the last bit.
     built = session.model.built
     test = data.batches_in_order(
-        data.prepare(session.dataset.test, built.preprocess), recipe.evaluation.batch_size
+        data.prepare(session.dataset.test, built.preprocess, recipe.data.cache),
+        recipe.evaluation.batch_size,
     )
     predictions = evaluation.with_soft_groups(
         evaluation.predict_batches(built.model, test, session.dataset.info, "test"),
@@ -181,7 +184,7 @@ def _run(loop: Loop) -> None:
     try:
         loop.run()
     except tf.errors.OpError as error:
-        if loop.workers.count == 1:
+        if loop.workers.count == 1 or fault_in(error) is not None:
             raise
         raise UserError(
             "training: another worker was lost "
@@ -224,12 +227,13 @@ def _require_measurable(session: Session) -> None:
 
 def _efficiency(session: Session, seconds: dict[str, float], loop: Loop) -> dict[str, Any]:
     expected = loop.steps_taken * session.recipe.training.batch_size
+    unit = "example" if session.plan is None else session.plan.unit
     first = loop.clock.first_step_ended
     # ru_maxrss counts kilobytes on Linux, bytes on macOS.
     peak_unit = 1e9 if sys.platform == "darwin" else 1e6
     return {
         "seconds": seconds,
-        "training_examples_per_second": expected / seconds["training"] if first else None,
+        f"training_{unit}s_per_second": expected / seconds["training"] if first else None,
         "command_to_first_step_seconds": first - BEGAN if first else None,
         # Of the steady steps' time, what they spent waiting for the next batch.
         "input_wait_share": loop.clock.input_wait_share,

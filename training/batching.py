@@ -1,4 +1,7 @@
-"""From examples drawn for a step to index batches of fixed shape, and to each replica's share."""
+"""From examples drawn for a step to index batches of fixed shape, and to each replica's share.
+
+Rows that belong to one record (a user's) stand side by side and are never parted.
+"""
 
 from __future__ import annotations
 
@@ -63,14 +66,27 @@ class Batching:
     """Cuts a sampler's draws into physical batches and those into replicas' shares.
 
     Attributes:
-        sampler: Draws each step's examples.
-        size: Examples of a physical batch, over all replicas; a multiple of `replicas`.
+        sampler: Draws each step's examples, whole records of them.
+        size: Rows of a physical batch, over all replicas; a multiple of `replicas` times
+            `rows_per_record`.
         replicas: Replicas in all.
+        rows_per_record: Rows that stay together.
+
+    Raises:
+        ValueError: If a record would be parted.
     """
 
     sampler: Sampler
     size: int
     replicas: int = 1
+    rows_per_record: int = 1
+
+    def __post_init__(self) -> None:
+        if self.size % (self.replicas * self.rows_per_record):
+            raise ValueError(
+                f"A batch must give each of {self.replicas} replicas whole records of "
+                f"{self.rows_per_record} rows. Received: {self.size} rows"
+            )
 
     @property
     def replica_size(self) -> int:
@@ -81,11 +97,16 @@ class Batching:
         return len(physical_batches(self.sampler.draw(step), self.size))
 
     def shares(self, first: int, last: int, mine: range) -> Iterator[np.ndarray]:
-        """Index batches int64 (replica_size,) of steps `first` to `last`, for replicas `mine`.
-
-        Rows are dealt out in turn, so that a nearly empty batch is spread over all replicas.
-        """
+        """Index batches int64 (replica_size,) of steps `first` to `last`, for replicas `mine`."""
         for step in range(first, last):
             for batch in physical_batches(self.sampler.draw(step), self.size):
                 for replica in mine:
-                    yield batch[replica :: self.replicas]
+                    yield self.share(batch, replica)
+
+    def share(self, batch: np.ndarray, replica: int) -> np.ndarray:
+        """A replica's rows of a physical batch, int64 (replica_size,).
+
+        Records are dealt out in turn, so that a nearly empty batch is spread over all replicas.
+        """
+        records = batch.reshape(-1, self.rows_per_record)
+        return records[replica :: self.replicas].ravel()

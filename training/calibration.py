@@ -24,7 +24,7 @@ def resolved(
 
     Args:
         recipe: As it was given.
-        num_records: Training examples.
+        num_records: Training examples, or users where the unit of privacy is a user.
         steps_of: Training settings and number of records -> steps of the run.
 
     Raises:
@@ -51,7 +51,7 @@ def resolved(
             "privacy.epsilon",
             privacy.epsilon,
             f"a value that privacy.noise_multiplier {privacy.noise_multiplier} keeps for at least "
-            "one step of at least one example",
+            f"one step of at least one {privacy.unit}",
         )
     logging.info("Calibrated privacy.%s: %d.", privacy.calibrate, found)
     if privacy.calibrate == "steps":

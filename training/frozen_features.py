@@ -2,10 +2,13 @@
 
 Exact: the frozen part has no randomness and no trainable weight, so its activations never change.
 A run's first step therefore waits for the examples of one batch, not for one pass over all of them.
+Activations are held in memory, within `training.cache_frozen_gb` and whatever `data.cache` says:
+that is the one thing that may grow with the number of examples, and the log says how large it is.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,12 +26,24 @@ _BLOCK = 32
 
 
 def fits_in_memory(prefix: keras.Model, examples: int, budget_bytes: float) -> bool:
-    """Whether the activations of `examples` examples take at most `budget_bytes`."""
+    """Whether the activations of `examples` examples take at most `budget_bytes`; logs which."""
     per_example = sum(
         int(np.prod(tensor.shape[1:])) * tf.as_dtype(tensor.dtype).size
         for tensor in tf.nest.flatten(prefix.output)
     )
-    return per_example * examples <= budget_bytes
+    needed = per_example * examples
+    fits = needed <= budget_bytes
+    logging.info(
+        "The frozen layers run once for each of %d examples; their activations take %.3g GB of "
+        "memory (training.cache_frozen_gb: %g)."
+        if fits
+        else "The frozen layers run at every step: kept for %d examples, their activations would "
+        "take %.3g GB of memory (training.cache_frozen_gb: %g).",
+        examples,
+        needed / 1e9,
+        budget_bytes / 1e9,
+    )
+    return fits
 
 
 def through_prefix(prepared: PreparedSplit, prefix: keras.Model) -> PreparedSplit:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from configs.schema import Recipe, UserError
@@ -63,6 +64,7 @@ def _card(dataset: Dataset) -> dict[str, Any]:
         "groups": {name: list(values) for name, values in info.groups.items()},
         "input_shape": None if info.input_shape is None else list(info.input_shape),
         "examples": {name: len(dataset.split(name)) for name in ("train", "validation", "test")},
+        **({} if dataset.train.users is None else {"users": len(np.unique(dataset.train.users))}),
         "skipped": {name: list(lines) for name, lines in info.skipped.items()},
         "provenance": {
             "source": info.provenance.source,
@@ -107,6 +109,7 @@ def describe_privacy(ledger: Ledger | None, *, reproducible: bool) -> dict[str, 
     if validation:
         statement += f" {validation['statement']}"
     return {
+        "unit": plan.unit,
         "epsilon": ledger.epsilon,
         "delta": plan.delta,
         "releases": ledger.releases,
@@ -145,6 +148,8 @@ def brief_privacy(section: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if section is None:
         return None
     brief = {key: section[key] for key in _BRIEF if key in section}
+    if section.get("unit") == "user":
+        brief["protects"] = f"each of {section['plan']['sampling']['num_users']} users"
     others = section.get("comparison", {}).items()
     said = ", ".join(
         f"{name} {epsilon:.4g}" for name, epsilon in others if name != section["accountant"]

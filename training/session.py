@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -43,6 +42,7 @@ from training.randomness import Randomness
 from training.run_directory import RunDirectory
 from training.steps import PlainStep, PrivateStep, TrainingStep
 from training.strategy import resolve_strategy
+from training.unit_of_privacy import records_of, users_of
 from training.workers import Workers
 
 # Enough to see whether one example's output depends on another's.
@@ -55,12 +55,12 @@ _HOW_IT_IS_RUN = (
     "keep_checkpoints",
     "profile",
 )
-# The same of `data`: the batches are the same wherever they are prepared.
-_WHERE_IT_LIES = ("service",)
+# The same of `data`: the batches are the same wherever the examples lie and are prepared.
+_WHERE_IT_LIES = ("cache", "store", "service")
 
 
-def run_length(settings: TrainingSettings, num_examples: int) -> Length:
-    """Steps of a run over `num_examples` training examples.
+def run_length(settings: TrainingSettings, num_examples: int, unit: str = "example") -> Length:
+    """Steps of a run over `num_examples` training examples, or users where `unit` is that.
 
     Raises:
         SettingError: If the recipe names no length, or a batch larger than the data.
@@ -69,7 +69,7 @@ def run_length(settings: TrainingSettings, num_examples: int) -> Length:
         raise SettingError(
             "training.batch_size",
             settings.batch_size,
-            f"at most the {num_examples} training examples",
+            f"at most the {num_examples} training {unit}s",
         )
     per_epoch = math.ceil(num_examples / settings.batch_size)
     if settings.steps is not None:
@@ -86,19 +86,23 @@ def physical_size(
     examples: int,
     replicas: int,
     capacity: int | None = None,
+    rows: int = 1,
 ) -> int:
-    """Examples of a physical batch over all replicas, a multiple of `replicas`.
+    """Rows of a physical batch over all replicas, a multiple of `replicas` times `rows`.
 
-    `capacity`: the most examples that a step can have, where sampling bounds them.
+    `capacity`: the most examples that a step can have, where sampling bounds them. With several
+    `rows` a user, examples and capacity count users.
     """
     size = settings.physical_batch_size
-    if size is None:
+    if size is not None:
+        size = -(-size // rows)
+    else:
         size = capacity or settings.batch_size
         if private and capacity is None:
             # Two standard deviations of room: 98 % of Poisson draws fit one physical batch.
             size = min(examples, size + 2 * math.isqrt(size) + 1)
             size = min(examples, -(-size // 8) * 8)
-    return -(-min(size, max(examples, 1)) // replicas) * replicas
+    return -(-min(size, max(examples, 1)) // replicas) * replicas * rows
 
 
 @dataclass(frozen=True)
@@ -162,19 +166,8 @@ class Session:
         """
         settings = self.recipe.training
         replicas = self.strategy.num_replicas_in_sync
-        size = physical_size(
-            settings,
-            private=self.plan is not None,
-            examples=len(self.train),
-            replicas=replicas,
-            capacity=None if self.plan is None else self.plan.sampling.capacity,
-        )
-        sampler = (
-            ShuffledSampler(len(self.train), settings.batch_size, self.randomness)
-            if self.plan is None
-            else self.plan.sampler(self.randomness)
-        )
-        batching = Batching(sampler, size, replicas)
+        batching = self._batching(replicas)
+        size = batching.size
         optimizer, step = self._step(
             accumulates=self.plan is not None or size < settings.batch_size
         )
@@ -202,6 +195,25 @@ class Session:
             workers=self.workers,
             give_up=lambda: give_up(self.train),
         )
+
+    def _batching(self, replicas: int) -> Batching:
+        settings, plan, examples = self.recipe.training, self.plan, len(self.train)
+        if plan is None:
+            size = physical_size(settings, private=False, examples=examples, replicas=replicas)
+            return Batching(
+                ShuffledSampler(examples, settings.batch_size, self.randomness), size, replicas
+            )
+        size = physical_size(
+            settings,
+            private=True,
+            examples=plan.num_examples,
+            replicas=replicas,
+            capacity=plan.sampling.capacity,
+            rows=plan.rows_per_record,
+        )
+        users = users_of(self.recipe, self.dataset)
+        sampler = plan.sampler(self.randomness, users)
+        return Batching(sampler, size, replicas, plan.rows_per_record)
 
     def _release_identity(self, size: int, replicas: int) -> str:
         """Two releases of one step are the same only if all of this is the same."""
@@ -268,10 +280,10 @@ def _randomness_context(recipe: Recipe, dataset: Dataset) -> str:
     training = asdict(recipe.training)
     for name in _HOW_IT_IS_RUN:
         del training[name]
-    files = sorted(dataset.info.provenance.sha256.items())
     examples = asdict(recipe.data)
     for name in _WHERE_IT_LIES:
         del examples[name]
+    files = sorted(dataset.info.provenance.sha256.items())
     sections = ("model", "privacy", "fairness", "objective", "decision")
     rest = (asdict(getattr(recipe, section)) for section in sections)
     decisive = [training, examples, *rest]
@@ -316,8 +328,9 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
     workers = Workers(strategy)
     keras.config.set_dtype_policy(recipe.training.precision)
     dataset = data.load(recipe.data)
+    records, unit = records_of(recipe, dataset)
     recipe = resolved(
-        recipe, len(dataset.train), lambda settings, records: run_length(settings, records).steps
+        recipe, records, lambda settings, count: run_length(settings, count, unit).steps
     )
     settings = recipe.training
     mitigation = Mitigation.of(recipe.fairness, dataset, recipe.evaluation.positive_label)
@@ -327,12 +340,12 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
         hashlib.sha256(repr((recipe, len(dataset.train), files)).encode()).hexdigest(),
         "recipe and data",
     )
-    length = run_length(settings, len(dataset.train))
+    length = run_length(settings, records, unit)
     plan = None
     if recipe.privacy.enabled:
         plan = PrivacyPlan.from_settings(
             recipe.privacy,
-            num_examples=len(dataset.train),
+            num_examples=records,
             batch_size=settings.batch_size,
             steps=length.steps,
         )
@@ -344,8 +357,8 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
         require_service(recipe.data.service, dataset.train)
     with strategy.scope():
         built = build_model(recipe, dataset)
-    train = data.prepare(dataset.train, built.preprocess)
-    validation = data.prepare(dataset.validation, built.preprocess)
+    train = data.prepare(dataset.train, built.preprocess, recipe.data.cache)
+    validation = data.prepare(dataset.validation, built.preprocess, recipe.data.cache)
     if plan is not None:
         _look_over(recipe, dataset, built, validation if len(validation) else train)
     prefix, trained = models.split_frozen_prefix(built)
@@ -358,7 +371,6 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
             "training.cache_frozen_gb: 0, or null: a model whose frozen layers run once for each "
             "example reads each image once",
         )
-        logging.info("The frozen layers run once for each example, when it is first drawn.")
         train, validation = through_prefix(train, prefix), through_prefix(validation, prefix)
     else:
         prefix, trained = None, built.model

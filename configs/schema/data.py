@@ -99,17 +99,29 @@ class DataSettings:
         table: Settings of the `csv` and `jsonl` sources.
         image_folder: Settings of the `image_folder` source.
         tfds: Settings of the `tfds` source.
+        user: What names the user (person, device, household) whom an example belongs to: a column
+            of `csv`, `jsonl`, `census` or the CSV of an `image_folder`, a (dotted) feature of
+            `tfds`, or `folder` for the sub-folder within a class's of an `image_folder`. It never
+            reaches the model. Splits are then cut user by user, and `privacy.unit: user` protects
+            each of them.
         label_names: Label values in index order; none takes them, sorted, from the training rows.
-        validation_fraction: Share of train cut off as validation where a source has none.
-        test_fraction: Share of train cut off as test where a source has none.
+        validation_fraction: Share of train cut off as validation where a source has none; of its
+            users, where `user` is set.
+        test_fraction: Share of train cut off as test where a source has none; likewise.
         split_seed: Seed of those cuts.
         on_error: `raise` stops at a corrupt image, unreadable row or unknown label, naming file
             and row; `skip` leaves it out, counts it and reports it.
+        cache: What is held in memory. `memory` prepares texts and vectors once and keeps them;
+            `none` holds labels and groups alone, and reads and prepares an example when a batch
+            needs it. The batches are the same to the last bit.
+        store: With `cache: none`, a directory to which examples that cannot be read at random
+            (TFDS data stored as tfrecord) are copied at the start.
         service: `grpc://HOST:PORT` of a tf.data service (`sterling data-service`) that reads and
             decodes the training images; none does it in the trainer. For `image_folder`: what
             other sources hold is read by Python or kept in memory. The batches are the same.
         limit: Use at most this many training examples (and a proportionate share of the other
-            splits, rounded up), chosen by `split_seed`; for trying things out.
+            splits, rounded up), chosen by `split_seed`; for trying things out. Where `user` is set,
+            whole users, as many as fit.
         asset_dir: Where `make assets` unpacked the embedded data and weights; none looks at
             STERLING_ASSETS, then `assets/` beside this program.
     """
@@ -118,11 +130,14 @@ class DataSettings:
     table: TableSettings = field(default_factory=TableSettings)
     image_folder: ImageFolderSettings = field(default_factory=ImageFolderSettings)
     tfds: TfdsSettings = field(default_factory=TfdsSettings)
+    user: Optional[str] = None
     label_names: Optional[list[str]] = None
     validation_fraction: float = 0.1
     test_fraction: float = 0.1
     split_seed: int = 0
     on_error: Literal["raise", "skip"] = "raise"
+    cache: Literal["memory", "none"] = "memory"
+    store: Optional[str] = None
     service: Optional[str] = None
     limit: Optional[int] = None
     asset_dir: Optional[str] = None

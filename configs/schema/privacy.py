@@ -39,6 +39,10 @@ class PrivacySettings:
         mechanism: How noise is added.
         accountant: How epsilon is computed: `pld` (privacy loss distribution) or `rdp` (Renyi).
             `gdp` and `prv` appear in reports for comparison; they carry no guarantee.
+        unit: Whom the guarantee protects: an `example`, or a `user` with all of their training
+            examples (`data.user` names them). With `user`, N and `training.batch_size` count users.
+        examples_per_user: With `unit: user`, the most examples of a user that a step reads, drawn
+            anew each time. Epsilon does not depend on it; choose it without looking at the data.
         neighbours: What the guarantee hides: `add_remove` (whether an example is there at all),
             `zero_out` (whether it contributes anything) or `replace_one` (which example it is).
             None takes the customary one that is proven for sampling and mechanism. See
@@ -55,6 +59,8 @@ class PrivacySettings:
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     mechanism: MechanismSettings = field(default_factory=MechanismSettings)
     accountant: Literal["pld", "rdp", "gdp", "prv"] = "pld"
+    unit: Literal["example", "user"] = "example"
+    examples_per_user: Optional[int] = None
     neighbours: Optional[Literal["add_remove", "zero_out", "replace_one"]] = None
     calibrate: Literal["noise", "steps", "batch_size"] = "noise"
 
@@ -95,7 +101,14 @@ class PrivacySettings:
             self.memory_budget,
             "a number of GB >= 0",
         )
+        require(
+            self.examples_per_user is None or self.examples_per_user >= 1,
+            "privacy.examples_per_user",
+            self.examples_per_user,
+            "a whole number >= 1",
+        )
         if self.enabled:
+            self._require_unit()
             require(
                 self.epsilon is not None or self.noise_multiplier is not None,
                 "privacy.epsilon",
@@ -116,3 +129,14 @@ class PrivacySettings:
                 f"null where privacy.epsilon is set (it is {self.epsilon}); one follows from the "
                 "other (or set privacy.calibrate to steps or batch_size)",
             )
+
+    def _require_unit(self) -> None:
+        by_user = self.unit == "user"
+        require(
+            by_user == (self.examples_per_user is not None),
+            "privacy.examples_per_user",
+            self.examples_per_user,
+            "a whole number >= 1, because privacy.unit is user"
+            if by_user
+            else "null, or privacy.unit: user",
+        )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from configs.schema.data import DataSettings
 from configs.schema.decision import DecisionSettings
+from configs.schema.errors import require
 from configs.schema.evaluation import EvaluationSettings
 from configs.schema.fairness import FairnessSettings
 from configs.schema.model import ModelSettings
@@ -42,3 +43,27 @@ class Recipe:
         if self.privacy.enabled:
             self.fairness.require_private()
             self.objective.require_private()
+            if self.privacy.unit == "user":
+                self._require_users()
+
+    def _require_users(self) -> None:
+        require(
+            self.data.user is not None,
+            "data.user",
+            None,
+            "the column or feature that names an example's user, because privacy.unit is user",
+        )
+        require(
+            self.decision.thresholds.attribute is None,
+            "decision.thresholds.attribute",
+            self.decision.thresholds.attribute,
+            "null with privacy.unit: user: thresholds count validation examples one by one, and "
+            "what that costs a user with several of them is not bounded",
+        )
+        size, rows = self.training.physical_batch_size, self.privacy.examples_per_user or 1
+        require(
+            size is None or size % rows == 0,
+            "training.physical_batch_size",
+            size,
+            f"a multiple of privacy.examples_per_user ({rows}), so that no user is cut in two",
+        )

@@ -12,6 +12,8 @@ from configs.schema.errors import require
 class SamplingSettings:
     """How batches are drawn. `docs/accounting.md` says what each costs and when it is proven.
 
+    With `privacy.unit: user` it is users that are drawn and counted, in place of examples.
+
     Attributes:
         method: `poisson`: each example independently with probability batch_size / N.
             `truncated_poisson`: the same, but of a batch larger than `max_batch` the excess is

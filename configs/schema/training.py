@@ -51,7 +51,8 @@ class TrainingSettings:
         epochs: Passes over the training set (with Poisson sampling: expected passes). Give this
             or `steps`.
         steps: Optimizer steps, instead of `epochs`.
-        batch_size: Examples per optimizer step (with Poisson sampling: their expected number).
+        batch_size: Examples per optimizer step (with Poisson sampling: their expected number);
+            users, with `privacy.unit: user`.
         physical_batch_size: Examples per forward and backward pass; a smaller one than
             `batch_size` accumulates gradients. None takes `batch_size`, and with privacy a little
             more, so that most Poisson draws fit.

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from configs.assets import require_asset
 from configs.schema.data import DataSettings
+from configs.schema.errors import require
 from data.assembly import Rows, Source, assemble
 from data.census_text import describe
 from data.columns import bytes_column
@@ -64,10 +65,17 @@ def load(settings: DataSettings) -> Dataset:
     Raises:
         UserError: A file is missing or is not the canonical one.
     """
+    require(
+        settings.user is None or settings.user in COLUMNS[:-1],
+        "data.user",
+        settings.user,
+        "null: the census counts each person once and names none (or one of its columns, "
+        f"{', '.join(COLUMNS[:-1])}, to try things out)",
+    )
     rows, digests = {}, {}
     for split, (name, sha256) in FILES.items():
         path = require_asset(f"{FOLDER}/{name}", sha256, settings.asset_dir)
-        rows[split] = _read(path)
+        rows[split] = _read(path, settings.user)
         digests[name] = sha256
     source = Source(
         name="census",
@@ -83,7 +91,7 @@ def load(settings: DataSettings) -> Dataset:
     return assemble(source, rows, settings, Faults(skip=settings.on_error == "skip"))
 
 
-def _read(path: Path) -> Rows:
+def _read(path: Path, user: str | None) -> Rows:
     with path.open(newline="", encoding="ascii") as file:
         # One line of adult.test is a comment ("|1x3 Cross validator"), and both files end in an
         # empty one.
@@ -102,4 +110,5 @@ def _read(path: Path) -> Rows:
             "race": [RACES.get(record["race"], record["race"]) for record in records],
         },
         place=lambda position: f"{path.name}, record {position + 1}",
+        users=None if user is None else [record[user] for record in records],
     )

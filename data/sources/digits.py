@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from configs.schema.data import DataSettings
+from configs.schema.errors import require
 from data.assembly import Rows, Source, assemble
 from data.columns import MemoryColumn
 from data.contracts import Dataset, Provenance
@@ -22,6 +23,12 @@ _BRIGHTEST = 16
 
 def load(settings: DataSettings) -> Dataset:
     """Returns the digits."""
+    require(
+        settings.user is None,
+        "data.user",
+        settings.user,
+        "null: the digits do not say who wrote them",
+    )
     import sklearn
     from sklearn.datasets import load_digits
 

@@ -2,6 +2,8 @@
 
 Promises: images stay on disk until a batch needs them; every image that will be used is decoded
 once up front, in parallel, so that a corrupt one is named before training and not in its middle.
+With `data.cache: none` only the first bytes of each are read up front, which finds what is missing
+or no image at all; a damaged image is then named when a batch first meets it, and ends the run.
 Hidden files are passed over; every other file below a class folder must be an image. Images and CSV
 are hashed.
 """
@@ -9,21 +11,25 @@ are hashed.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from configs.assets import sha256_of
 from configs.schema.data import DataSettings, ImageFolderSettings
-from configs.schema.errors import SettingError
+from configs.schema.errors import SettingError, require
 from data.assembly import SPLITS, Rows, Source, assemble
 from data.cells import as_group, as_label, as_text, read_cell
 from data.columns import Column
 from data.contracts import Dataset, Provenance
 from data.faults import Faults
 from data.fingerprints import sha256_of_files
-from data.images import ImageFileColumn, undecodable
-from data.records import Unreadable, existing_file, read_csv
+from data.images import CheckedImageColumn, ImageFileColumn, of_no_image_format, undecodable
+from data.records import Unreadable, existing_file, read_csv, user_column
+
+# What `data.user` is called where folders, not a CSV, say whose image it is.
+USER_FOLDER = "folder"
 
 
 def load(settings: DataSettings) -> Dataset:
@@ -41,10 +47,12 @@ def load(settings: DataSettings) -> Dataset:
         for name, value in given.items()
         if name == "train" or value is not None
     }
+    checks = settings.cache == "memory"
+    column = ImageFileColumn if checks else CheckedImageColumn
     rows = {
-        name: _rows_of_folder(f"data.image_folder.{name}", path)
+        name: _rows_of_folder(name, path, settings.user, faults, column)
         if path.is_dir()
-        else _rows_of_csv(name, path, folder, faults)
+        else _rows_of_csv(name, path, folder, settings.user, faults, column)
         for name, path in places.items()
     }
     attributes = {name: set(part.groups) for name, part in rows.items()}
@@ -66,7 +74,7 @@ def load(settings: DataSettings) -> Dataset:
                 for digest_of, digest in _digests(path, rows[name].raw)
             },
         ),
-        problems=undecodable,
+        problems=undecodable if checks else of_no_image_format,
     )
     return assemble(source, rows, settings, faults)
 
@@ -93,17 +101,40 @@ def _folder_or_csv(key: str, value: str | None) -> Path:
         ) from None
 
 
-def _rows_of_folder(key: str, folder: Path) -> Rows:
+def _rows_of_folder(
+    split: str, folder: Path, user: str | None, faults: Faults, column: type[ImageFileColumn]
+) -> Rows:
+    key = f"data.image_folder.{split}"
+    require(
+        user in (None, USER_FOLDER),
+        "data.user",
+        user,
+        f"{USER_FOLDER} (the sub-folder within a class's names the user), because {key} is a "
+        "folder; or a CSV file with that column",
+    )
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not _hidden(path))
-    found = [(path, place.name) for place in classes for path in _files_below(place)]
+    paths: list[str] = []
+    labels: list[str] = []
+    users: list[str] = []
+    found = 0
+    for place in classes:
+        for path in _files_below(place):
+            found += 1
+            if user and path.parent == place:
+                faults.add(split, str(path), "lies in no user's sub-folder of its class")
+                continue
+            paths.append(str(path))
+            labels.append(place.name)
+            if user:
+                users.append(path.relative_to(place).parts[0])
     if not found:
         raise SettingError(key, str(folder), "a folder with a sub-folder of images per class")
-    paths = tuple(path for path, _ in found)
     return Rows(
-        raw=ImageFileColumn(paths),
-        labels=[label for _, label in found],
+        raw=column(tuple(paths)),
+        labels=labels,
         groups={},
-        place=lambda position: str(paths[position]),
+        place=lambda position: paths[position],
+        users=users if user else None,
     )
 
 
@@ -119,8 +150,16 @@ def _hidden(path: Path) -> bool:
     return path.name.startswith(".")
 
 
-def _rows_of_csv(split: str, path: Path, folder: ImageFolderSettings, faults: Faults) -> Rows:
+def _rows_of_csv(
+    split: str,
+    path: Path,
+    folder: ImageFolderSettings,
+    user: str | None,
+    faults: Faults,
+    column: type[ImageFileColumn],
+) -> Rows:
     file = read_csv(path)
+    user = user_column(split, file, user)
     file.require_columns(
         [
             ("data.image_folder.path", folder.path),
@@ -128,37 +167,41 @@ def _rows_of_csv(split: str, path: Path, folder: ImageFolderSettings, faults: Fa
             *(("data.image_folder.groups", name) for name in folder.groups),
         ]
     )
-    images: list[Path] = []
+    images: list[str] = []
     labels: list[str] = []
     lines: list[int] = []
+    users: list[str] = []
     groups: dict[str, list[str | None]] = {name: [] for name in folder.groups}
-    for line, record in file.rows:
+    for row in file.stream():
         try:
-            image, label, values = _read(record, folder)
+            image, label, values, owner = _read(row.record, folder, user)
         except ValueError as problem:
-            faults.add(split, f"{path}, row {line}", str(problem))
+            faults.add(split, f"{path}, row {row.line}", str(problem))
             continue
-        images.append(path.parent / image)
-        labels.append(label)
-        lines.append(line)
+        images.append(str(path.parent / image))
+        labels.append(sys.intern(label))
+        lines.append(row.line)
+        users.append(owner)
         for name, value in values.items():
-            groups[name].append(value)
+            groups[name].append(None if value is None else sys.intern(value))
     return Rows(
-        raw=ImageFileColumn(tuple(images)),
+        raw=column(tuple(images)),
         labels=labels,
         groups=groups,
         place=lambda position: f"{path}, row {lines[position]}: {images[position]}",
+        users=users if user else None,
     )
 
 
 def _read(
-    record: Mapping[str, Any] | Unreadable, folder: ImageFolderSettings
-) -> tuple[str, str, dict[str, str | None]]:
-    """Returns path, label and group values of a row, or raises `ValueError`."""
+    record: Mapping[str, Any] | Unreadable, folder: ImageFolderSettings, user: str | None
+) -> tuple[str, str, dict[str, str | None], str]:
+    """Returns path, label, group values and user ("" for none) of a row, or raises `ValueError`."""
     if isinstance(record, Unreadable):
         raise ValueError(record.problem)
     return (
         read_cell(as_text, record, folder.path).decode(),
         read_cell(as_label, record, folder.label),
         {name: read_cell(as_group, record, name) for name in folder.groups},
+        read_cell(as_label, record, user) if user else "",
     )

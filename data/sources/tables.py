@@ -1,12 +1,15 @@
 """CSV and JSONL files with named columns: a text column or numeric columns, a label, groups.
 
 Promises: a column that is not there is a `SettingError` listing those that are; a row that cannot
-be used is named by file and line; group columns never become features.
+be used is named by file and line; group columns never become features. With `data.cache: none`
+every row is read once at the start, to check it and to find where it lies, and then let go.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from array import array
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,19 +24,32 @@ from data.cells import as_group, as_label, as_number, as_text, read_cell
 from data.columns import Column, MemoryColumn, bytes_column
 from data.contracts import Dataset, Provenance
 from data.faults import Faults
-from data.records import RecordFile, Unreadable, existing_file, read_csv, read_jsonl
+from data.records import (
+    RecordFile,
+    Row,
+    Unreadable,
+    existing_file,
+    read_csv,
+    read_jsonl,
+    user_column,
+)
+from data.row_column import RowColumn
 
 READERS = {"csv": read_csv, "jsonl": read_jsonl}
 
 
 @dataclass
 class _Columns:
-    """The usable rows of a file, column by column."""
+    """The usable rows of a file, column by column: of the inputs the values, or where they lie."""
 
+    holds_inputs: bool
     inputs: list[Any] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     groups: dict[str, list[str | None]] = field(default_factory=dict)
-    lines: list[int] = field(default_factory=list)
+    lines: array[int] = field(default_factory=lambda: array("q"))
+    starts: array[int] = field(default_factory=lambda: array("q"))
+    stops: array[int] = field(default_factory=lambda: array("q"))
+    users: list[str] = field(default_factory=list)
 
 
 def load(settings: DataSettings) -> Dataset:
@@ -44,7 +60,7 @@ def load(settings: DataSettings) -> Dataset:
         UserError: A row cannot be used and `data.on_error` is `raise`.
     """
     table = settings.table
-    _check(table)
+    _check(table, settings.user)
     read = READERS[settings.source]
     paths = {
         split: existing_file(f"data.table.{split}", getattr(table, split))
@@ -52,7 +68,12 @@ def load(settings: DataSettings) -> Dataset:
         if split == "train" or getattr(table, split) is not None
     }
     faults = Faults(skip=settings.on_error == "skip")
-    rows = {split: _rows(split, read(path), table, faults) for split, path in paths.items()}
+    rows = {
+        split: _rows(
+            split, read(path), table, settings.user, faults, holds_inputs=settings.cache == "memory"
+        )
+        for split, path in paths.items()
+    }
     source = Source(
         name=paths["train"].stem,
         modality="text" if table.text else "features",
@@ -62,7 +83,7 @@ def load(settings: DataSettings) -> Dataset:
     return assemble(source, rows, settings, faults)
 
 
-def _check(table: TableSettings) -> None:
+def _check(table: TableSettings, user: str | None) -> None:
     if bool(table.text) == bool(table.features):
         raise SettingError(
             "data.table.text", table.text, "exactly one of data.table.text and data.table.features"
@@ -73,9 +94,24 @@ def _check(table: TableSettings) -> None:
     )
     for name in table.groups:
         require(name not in inputs, "data.table.groups", name, "a column that is not an input")
+    require(
+        user is None or user not in {*inputs, table.label},
+        "data.user",
+        user,
+        "a column that is neither an input nor the label",
+    )
 
 
-def _rows(split: str, file: RecordFile, table: TableSettings, faults: Faults) -> Rows:
+def _rows(
+    split: str,
+    file: RecordFile,
+    table: TableSettings,
+    user: str | None,
+    faults: Faults,
+    *,
+    holds_inputs: bool,
+) -> Rows:
+    user = user_column(split, file, user)
     file.require_columns(
         [
             *([("data.table.text", table.text)] if table.text else []),
@@ -84,45 +120,69 @@ def _rows(split: str, file: RecordFile, table: TableSettings, faults: Faults) ->
             *(("data.table.groups", name) for name in table.groups),
         ]
     )
-    columns = _Columns(groups={name: [] for name in table.groups})
-    for line, record in file.rows:
+    columns = _Columns(holds_inputs, groups={name: [] for name in table.groups})
+    input_of = _input_of(table)
+    for row in file.stream():
         try:
-            _append(columns, line, record, table)
+            _append(columns, row, table, user, input_of)
         except ValueError as problem:
-            faults.add(split, f"{file.path}, row {line}", str(problem))
+            faults.add(split, f"{file.path}, row {row.line}", str(problem))
     return Rows(
-        raw=_raw(columns, table),
+        raw=_in_memory(table, columns.inputs)
+        if holds_inputs
+        else RowColumn(
+            file,
+            np.frombuffer(columns.starts, np.int64),
+            np.frombuffer(columns.stops, np.int64),
+            input_of,
+            lambda inputs: _in_memory(table, inputs),
+        ),
         labels=columns.labels,
         groups=columns.groups,
         place=lambda position: f"{file.path}, row {columns.lines[position]}",
+        users=columns.users if user else None,
     )
 
 
+def _input_of(table: TableSettings) -> Callable[[Mapping[str, Any]], Any]:
+    if table.text:
+        text = table.text
+        return lambda record: read_cell(as_text, record, text)
+    return lambda record: [read_cell(as_number, record, name) for name in table.features]
+
+
 def _append(
-    columns: _Columns, line: int, record: Mapping[str, Any] | Unreadable, table: TableSettings
+    columns: _Columns,
+    row: Row,
+    table: TableSettings,
+    user: str | None,
+    input_of: Callable[[Mapping[str, Any]], Any],
 ) -> None:
     """Adds a row, or raises `ValueError` having added nothing."""
-    if isinstance(record, Unreadable):
-        raise ValueError(record.problem)
-    inputs: Any
-    if table.text:
-        inputs = read_cell(as_text, record, table.text)
+    if isinstance(row.record, Unreadable):
+        raise ValueError(row.record.problem)
+    inputs = input_of(row.record)
+    label = read_cell(as_label, row.record, table.label)
+    groups = {name: read_cell(as_group, row.record, name) for name in table.groups}
+    if columns.holds_inputs:
+        columns.inputs.append(inputs)
     else:
-        inputs = [read_cell(as_number, record, name) for name in table.features]
-    label = read_cell(as_label, record, table.label)
-    groups = {name: read_cell(as_group, record, name) for name in table.groups}
-    columns.inputs.append(inputs)
-    columns.labels.append(label)
-    columns.lines.append(line)
+        columns.starts.append(row.start)
+        columns.stops.append(row.stop)
+    if user:
+        columns.users.append(sys.intern(read_cell(as_label, row.record, user)))
+    # Interned: a name that thousands of rows share is held once.
+    columns.labels.append(sys.intern(label))
+    columns.lines.append(row.line)
     for name, value in groups.items():
-        columns.groups[name].append(value)
+        columns.groups[name].append(None if value is None else sys.intern(value))
 
 
-def _raw(columns: _Columns, table: TableSettings) -> Column:
+def _in_memory(table: TableSettings, inputs: Sequence[Any]) -> Column:
     if table.text:
-        return bytes_column(columns.inputs)
-    shape = (len(columns.inputs), len(table.features))
-    return MemoryColumn(np.array(columns.inputs, np.float32).reshape(shape))
+        return bytes_column(inputs)
+    shape = (len(inputs), len(table.features))
+    return MemoryColumn(np.array(inputs, np.float32).reshape(shape))
 
 
 def _provenance(paths: Mapping[str, Path]) -> Provenance:

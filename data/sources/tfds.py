@@ -4,7 +4,8 @@ Promises: a mapping from the dataset's features (dots descend) to input, label a
 before examples are read; examples in the order in which they are stored. Labels, groups and text
 are read once and kept. Images stay on disk where the dataset is stored as array_record (random
 access); otherwise they are kept in memory as encoded bytes, up to `MEMORY_LIMIT_BYTES`. Images are
-not decoded up front: TFDS encoded them itself.
+not decoded up front: TFDS encoded them itself. With `data.cache: none` text stays on disk as images
+do, and what is not stored as array_record is copied to `data.store` (`data.sources.tfds_store`).
 """
 
 from __future__ import annotations
@@ -33,8 +34,10 @@ from data.sources.tfds_features import (
     leaves,
     nested,
     text_input,
+    user_reading,
     value_at,
 )
+from data.sources.tfds_store import RecordColumn, adding_to, require_store, store_of
 
 MEMORY_LIMIT_BYTES = 8 << 30
 _RECORDS_PER_READ = 1024
@@ -48,26 +51,12 @@ class _Mapping:
     input: Input
     label: Reading
     groups: Mapping[str, Reading]
+    user: Reading | None
 
     @property
     def paths(self) -> list[tuple[str, ...]]:
-        return [self.input.path, self.label.path, *(group.path for group in self.groups.values())]
-
-
-@dataclass(frozen=True)
-class _RecordColumn:
-    """Inputs read from disk when asked for."""
-
-    records: Any
-    input: Input
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def take(self, indices: np.ndarray) -> np.ndarray:
-        examples = self.records.__getitems__([int(index) for index in indices])
-        values = [value_at(example, self.input.path) for example in examples]
-        return self.input.column(values).take(np.arange(len(values)))
+        readings = [self.label, *self.groups.values(), *([self.user] if self.user else [])]
+        return [self.input.path, *(reading.path for reading in readings)]
 
 
 def load(settings: DataSettings) -> Dataset:
@@ -93,11 +82,15 @@ def load(settings: DataSettings) -> Dataset:
         else image_input(features, chosen.image or ""),
         label_reading(features, chosen.label, chosen.label_threshold, settings.label_names),
         {name: group_reading(features, name) for name in chosen.groups},
+        None if settings.user is None else user_reading(features, settings.user),
     )
     faults = Faults(skip=settings.on_error == "skip")
-    read = _rows_on_disk if _is_array_record(builder) else _rows_in_memory
+    on_disk = _is_array_record(builder)
+    if settings.cache == "none" and not on_disk:
+        require_store(settings, builder)
+    read = _rows_on_disk if on_disk else _rows_of_stream
     rows = {
-        name: read(name, builder, expression, mapping, chosen.image is not None, faults)
+        name: read(name, builder, expression, mapping, settings, faults)
         for name, expression in splits.items()
     }
     source = Source(
@@ -178,7 +171,12 @@ def _is_array_record(builder: Any) -> bool:
 
 
 def _rows_on_disk(
-    split: str, builder: Any, expression: str, mapping: _Mapping, is_image: bool, faults: Faults
+    split: str,
+    builder: Any,
+    expression: str,
+    mapping: _Mapping,
+    settings: DataSettings,
+    faults: Faults,
 ) -> Rows:
     import tensorflow_datasets as tfds
 
@@ -194,16 +192,24 @@ def _rows_on_disk(
             list(range(first, min(first + _RECORDS_PER_READ, len(records))))
         )
     )
-    lazy = _RecordColumn(records, mapping.input) if is_image else None
-    return _rows(split, builder, expression, examples, mapping, lazy, faults)
+    if settings.tfds.image or settings.cache == "none":
+        lazy = RecordColumn(records, mapping.input)
+        return _rows(split, builder, expression, examples, mapping, lambda: lazy, faults)
+    return _rows(split, builder, expression, examples, mapping, None, faults)
 
 
-def _rows_in_memory(
-    split: str, builder: Any, expression: str, mapping: _Mapping, is_image: bool, faults: Faults
+def _rows_of_stream(
+    split: str,
+    builder: Any,
+    expression: str,
+    mapping: _Mapping,
+    settings: DataSettings,
+    faults: Faults,
 ) -> Rows:
     import tensorflow_datasets as tfds
 
-    if is_image:
+    is_image = settings.tfds.image is not None
+    if is_image and settings.cache == "memory":
         _log.info(
             "Holding the images of %s %s in memory; prepared with file_format=array_record they "
             "would stay on disk",
@@ -222,7 +228,20 @@ def _rows_in_memory(
         # Reading files one after the other is what keeps the stored order.
         read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
     )
-    return _rows(split, builder, expression, tfds.as_numpy(dataset), mapping, None, faults)
+    examples = tfds.as_numpy(dataset)
+    if settings.cache == "memory":
+        return _rows(split, builder, expression, examples, mapping, None, faults)
+    with store_of(settings, builder, expression, mapping.input) as writer:
+        stored = adding_to(writer, examples, mapping.input)
+        return _rows(
+            split,
+            builder,
+            expression,
+            stored,
+            mapping,
+            lambda: RecordColumn(writer.store(), mapping.input),
+            faults,
+        )
 
 
 def _within_memory(
@@ -248,7 +267,7 @@ def _rows(
     expression: str,
     examples: Iterable[Any],
     mapping: _Mapping,
-    lazy: Column | None,
+    lazy: Callable[[], Column] | None,
     faults: Faults,
 ) -> Rows:
     place = _place(builder, expression)
@@ -257,12 +276,19 @@ def _rows(
     kept: list[int] = []
     inputs: list[Any] = []
     labels: list[str] = []
+    users: list[str] = []
     groups: dict[str, list[str | None]] = {name: [] for name in mapping.groups}
     for position, example in enumerate(examples):
         label = mapping.label.read(example)
         if label is None:
             faults.add(split, place(position), "has no label")
             continue
+        if mapping.user:
+            user = mapping.user.read(example)
+            if user is None:
+                faults.add(split, place(position), "names no user")
+                continue
+            users.append(user)
         kept.append(position)
         labels.append(label)
         if lazy is None:
@@ -272,10 +298,11 @@ def _rows(
     return Rows(
         raw=mapping.input.column(inputs)
         if lazy is None
-        else SelectedColumn(lazy, np.array(kept, np.int64)),
+        else SelectedColumn(lazy(), np.array(kept, np.int64)),
         labels=labels,
         groups=groups,
         place=lambda position: place(kept[position]),
+        users=users if mapping.user else None,
     )
 
 

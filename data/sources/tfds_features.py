@@ -171,6 +171,12 @@ def group_reading(features: Any, name: str) -> Reading:
     return Reading(path, side, (BELOW, FROM))
 
 
+def user_reading(features: Any, name: str) -> Reading:
+    """Returns how the feature that names an example's user is read."""
+    path, feature = find(features, "data.user", name)
+    return _named("data.user", name, path, feature)
+
+
 def _named(key: str, name: str, path: tuple[str, ...], feature: Any) -> Reading:
     if _is_class(feature):
         names = tuple(feature.int2str(index) for index in range(feature.num_classes))

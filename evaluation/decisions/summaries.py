@@ -1,4 +1,4 @@
-"""What a decision rule changed, as TensorBoard scalars beside the curves of training."""
+"""What a decision rule changed, in TensorBoard beside the curves of training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from evaluation.decisions.plot import plot_decisions
 from evaluation.event_writer import event_writer
+from evaluation.plots import to_image
 
 _SHOWN = (
     "accuracy",
@@ -19,7 +21,7 @@ _SHOWN = (
 
 
 def write_decisions(section: Mapping[str, Any], log_dir: str | Path, step: int) -> None:
-    """Writes every headline number before and after, tagged `5 decisions/...`.
+    """Writes a picture and every headline number before and after, tagged `5 decisions/...`.
 
     Args:
         section: From `measure_decisions`.
@@ -35,6 +37,9 @@ def write_decisions(section: Mapping[str, Any], log_dir: str | Path, step: int) 
                 if value is not None:
                     tag = f"5 decisions/{order} {name.replace('_', ' ')} {when}"
                     tf.summary.scalar(tag, value, description=f"{meaning}; {of}")
+        if section["rule"]["attribute"] is not None and section["after"] is not None:
+            picture = to_image(plot_decisions(section))
+            tf.summary.image("5 decisions/0 before and after", picture[None], description=of)
         if "abstained" in section:
             share = section["abstained"]["share"]
             tf.summary.scalar("5 decisions/5 share not answered", share, description=of)

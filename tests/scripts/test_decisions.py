@@ -218,15 +218,18 @@ def test_terminal_and_tensorboard_show_both_ways_of_answering(decided_run, recip
     section = measured(decided_run)["further"]["decisions"]
     assert f"{section['after']['accuracy']:.4f}" in shown
     assert f"No answer: {section['abstained']['share']:.1%}" in shown
-    tags = {}
+    tags, pictures = {}, []
     for file in (decided_run / "logs").rglob("events.out.tfevents.*"):
         for event in tf.compat.v1.train.summary_iterator(str(file)):
             for value in event.summary.value:
-                if value.tag.startswith("5 decisions/"):
+                if value.tag == "5 decisions/0 before and after":
+                    pictures.append(tf.io.decode_png(tf.make_ndarray(value.tensor)[2]))
+                elif value.tag.startswith("5 decisions/"):
                     tags[value.tag] = float(tf.make_ndarray(value.tensor))
     after = section["after"]["demographic_parity_difference"]
     assert tags["5 decisions/3 demographic parity difference after"] == pytest.approx(after)
     assert len(tags) == 9
+    assert pictures[-1].numpy().std() > 5
 
 
 def test_abstaining_alone_needs_no_group(recipe, tmp_path):

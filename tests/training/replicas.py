@@ -17,8 +17,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from configs.schema import ClippingSettings, OptimizerSettings, PrivacySettings, Recipe
+from configs.schema import (
+    ClippingSettings,
+    DataSettings,
+    MlpSettings,
+    ModelSettings,
+    OptimizerSettings,
+    PrivacySettings,
+    Recipe,
+    TableSettings,
+)
 from tests.training.conftest import BASE
+from tests.training.test_users import write_people
 from training.losses import cross_entropy
 from training.privacy.clip_methods import (
     AdaptiveClipping,
@@ -145,6 +155,29 @@ def clipping() -> dict[str, Any]:
         }
 
 
+def users(physical: int | None) -> dict[str, Any]:
+    """Users of several examples each, whole on one replica or the other, bounded and noised."""
+    sgd = OptimizerSettings(name="SGD", learning_rate=0.1, options={"momentum": 0.9})
+    training = replace(
+        BASE.training, steps=6, batch_size=8, physical_batch_size=physical, optimizer=sgd
+    )
+    privacy = PrivacySettings(
+        enabled=True, noise_multiplier=0.5, clipping_norm=0.2, unit="user", examples_per_user=3
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        table = TableSettings(
+            train=str(write_people(Path(folder) / "people.csv")), features=["a", "b"]
+        )
+        recipe = replace(
+            BASE,
+            data=DataSettings(source="csv", table=table, user="who"),
+            model=ModelSettings(name="mlp", mlp=MlpSettings(hidden_units=[6])),
+            privacy=privacy,
+            training=training,
+        )
+        return {"users": compare(recipe, Path(folder))}
+
+
 def kinds(
     steps: int,
     privacies: dict[str, PrivacySettings],
@@ -172,7 +205,7 @@ def kinds(
 def main() -> None:
     """Prints the differences that the command line asks for."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("kinds", "accumulated", "clipping", "noiseless"))
+    parser.add_argument("what", choices=("kinds", "accumulated", "clipping", "noiseless", "users"))
     parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--steps", type=int, default=5)
     arguments = parser.parse_args()
@@ -184,6 +217,9 @@ def main() -> None:
     if arguments.what == "clipping":
         # By itself: collectives of other shapes may not follow in one process.
         print(json.dumps(clipping()))
+        return
+    if arguments.what == "users":
+        print(json.dumps(users(physical=2 * 3 * arguments.replicas)))
         return
     if arguments.what == "noiseless":
         silent = replace(private, noise_multiplier=NO_NOISE)

@@ -292,7 +292,7 @@ def test_step_whose_bound_stays_has_no_state():
 
 
 def test_step_bounds_the_rows_of_a_record_together():
-    plan = replace(PLAN, rows_per_record=3)
+    plan = replace(PLAN, rows_per_record=3, unit="user")
     model, batch = make_model(), make_batch(12, real=11)
     sums = clipped_gradient_sum(
         model, cross_entropy(LABELS), batch, PLAN.clipping_norm, rows_per_record=3

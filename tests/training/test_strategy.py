@@ -87,6 +87,11 @@ def test_replicas_end_with_the_weights_of_one_device_in_every_kind_of_step(repli
         assert_same_weights(differences)
 
 
+@pytest.mark.slow
+def test_replicas_that_share_users_out_end_with_the_weights_of_one_device():
+    assert_same_weights(run_replicas("users")["users"])
+
+
 def assert_same_weights(found: dict[str, float]) -> None:
     assert found["strategies"] < 1e-5
     assert found["replicas"] == 0.0

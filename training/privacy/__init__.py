@@ -16,6 +16,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "keras_api.losses": ["per_example_loss"],
         "keras_api.model": ["PrivacySpent", "PrivateModel"],
         "keras_api.making": ["make_private"],
+        "keras_api.streams": ["stored_examples"],
         "ledger": ["Ledger"],
         "plan": ["PrivacyPlan"],
     },

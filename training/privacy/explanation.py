@@ -45,6 +45,7 @@ def explain(
     loss: PerExampleLoss,
     batch_size: int,
     memory_bytes: float | None = None,
+    rows_per_record: int = 1,
 ) -> list[Explanation]:
     """Explains every trained variable of `model`, in the model's order.
 
@@ -53,6 +54,7 @@ def explain(
         loss: Per-example loss of class labels.
         batch_size: Examples in a physical batch.
         memory_bytes: As in `training.privacy.norms.within_memory`.
+        rows_per_record: Of those examples, how many in a row are one user's.
 
     Raises:
         UserError: If the model cannot be private; names layer and remedy.
@@ -65,7 +67,7 @@ def explain(
         labels = tf.zeros([batch_size], tf.int32)
         mask = tf.ones([batch_size], tf.bool)
         gradients, losses, _ = per_example_gradients(
-            model, loss, inputs, labels, mask, sites, memory_bytes=memory_bytes
+            model, loss, inputs, labels, mask, sites, rows_per_record, memory_bytes
         )
         found.update(gradients)
         return losses

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import dp_accounting
 
@@ -43,7 +43,11 @@ from training.privacy.sampling import (
     Sampling,
     build_sampling,
 )
+from training.privacy.statement import statement_of
+from training.privacy.users import UserRows, UserSampler, require_users
 from training.randomness import Randomness
+
+Unit = Literal["example", "user"]
 
 
 def _require_meaningful(delta: float, num_examples: int) -> None:
@@ -63,7 +67,7 @@ class PrivacyPlan:
     Guarantees:
         Releasing `steps` noisy gradient sums, and anything computed from them alone, is
         (epsilon, delta)-differentially private for `neighbours`, with respect to one record: an
-        example, or all of a person's rows where `rows_per_record` is more than 1.
+        example, or a user with all of their training examples (`unit`).
 
     Attributes:
         sampling: Which examples form each batch.
@@ -76,8 +80,8 @@ class PrivacyPlan:
             (`training.privacy.independent_events` defines them). None takes the customary one of
             those that are proven for sampling and mechanism, and says which.
         rows_per_record: Rows of the batch that are one record, bounded together: 1 where every
-            example is protected by itself, k where a person's (up to k) examples are, and
-            `sampling` draws people.
+            example is protected by itself, k where a user's (up to k) examples are.
+        unit: Whom the guarantee protects. With `user`, what `sampling` draws and counts are users.
     """
 
     sampling: Sampling
@@ -88,13 +92,20 @@ class PrivacyPlan:
     accountant: str = "pld"
     neighbours: Neighbours | None = None
     rows_per_record: int = 1
+    unit: Unit = "example"
 
     def __post_init__(self) -> None:
+        require(
+            self.rows_per_record >= 1 and (self.by_user or self.rows_per_record == 1),
+            "privacy.examples_per_user",
+            self.rows_per_record,
+            "a whole number >= 1, with privacy.unit: user",
+        )
         require(
             1 <= self.batch_size <= self.num_examples,
             "training.batch_size",
             self.batch_size,
-            f"at most the {self.num_examples} training examples",
+            f"at most the {self.num_examples} training {self.unit}s",
         )
         require(self.steps >= 1, "training.steps", self.steps, "a whole number >= 1")
         require(
@@ -133,6 +144,8 @@ class PrivacyPlan:
         noise_multiplier: float,
         delta: float,
         accountant: str = "pld",
+        rows_per_record: int = 1,
+        unit: Unit = "example",
     ) -> PrivacyPlan:
         """DP-SGD as Abadi et al. 2016 (arXiv:1607.00133): Poisson, flat clipping, Gaussian.
 
@@ -147,6 +160,26 @@ class PrivacyPlan:
             steps=steps,
             delta=delta,
             accountant=accountant,
+            rows_per_record=rows_per_record,
+            unit=unit,
+        )
+
+    @classmethod
+    def user_level_dp_sgd(
+        cls, *, num_users: int, examples_per_user: int, **further: Any
+    ) -> PrivacyPlan:
+        """DP-SGD whose unit is a user (user-wise DP-SGD; Chua et al. 2024, arXiv:2406.14322).
+
+        Args:
+            num_users: Users of the training set.
+            examples_per_user: Most examples of a user that a step reads.
+            further: As `dp_sgd`; `batch_size` is the expected number of users.
+
+        Raises:
+            SettingError: As `dp_sgd`.
+        """
+        return cls.dp_sgd(
+            num_examples=num_users, rows_per_record=examples_per_user, unit="user", **further
         )
 
     @classmethod
@@ -154,6 +187,12 @@ class PrivacyPlan:
         cls, settings: PrivacySettings, *, num_examples: int, batch_size: int, steps: int
     ) -> PrivacyPlan:
         """Builds the plan; calibrates the noise where the settings name an epsilon.
+
+        Args:
+            settings: What is asked for.
+            num_examples: Training examples; users, where the settings' unit is a user.
+            batch_size: Expected number of them a step.
+            steps: Releases planned.
 
         Raises:
             SettingError: If a value is impossible or the guarantee cannot be met.
@@ -170,6 +209,8 @@ class PrivacyPlan:
             delta=delta,
             accountant=settings.accountant,
             neighbours=settings.neighbours,
+            rows_per_record=settings.examples_per_user or 1,
+            unit=settings.unit,
         )
         if settings.epsilon is None or settings.noise_multiplier is not None:
             return plan
@@ -186,17 +227,23 @@ class PrivacyPlan:
         return replace(self, mechanism=self.mechanism.with_noise(noise_multiplier))
 
     @property
+    def by_user(self) -> bool:
+        """Whether the unit of privacy is a user."""
+        return self.unit == "user"
+
+    @property
     def num_examples(self) -> int:
+        """Training examples, or users where the unit is a user; public."""
         return self.sampling.num_examples
 
     @property
     def batch_size(self) -> int:
-        """Expected examples a step, by which noisy sums are divided; public."""
+        """Expected examples (or users) a step, by which noisy sums are divided; public."""
         return self.sampling.batch_size
 
     @property
     def clipping_norm(self) -> float:
-        """Bound on what one example can add to the (first) sum, in L2 norm."""
+        """Bound on what one record can add to the (first) sum, in L2 norm."""
         return self.clipping.clipping_norm
 
     @property
@@ -221,8 +268,21 @@ class PrivacyPlan:
         """Epsilon spent by `releases` steps at this plan's delta."""
         return epsilon_of(self.event(releases), self.delta, self.accountant)
 
-    def sampler(self, randomness: Randomness) -> Sampler:
-        return self.sampling.sampler(randomness)
+    def sampler(self, randomness: Randomness, users: UserRows | None = None) -> Sampler:
+        """What draws the rows of every step, `rows_per_record` side by side for each record.
+
+        Args:
+            randomness: Where the draws come from.
+            users: Whose each row is, where the unit is a user; else it must be None.
+
+        Raises:
+            UserError: If they are missing, not wanted, or not as many as planned.
+        """
+        drawn = self.sampling.sampler(randomness)
+        if users is None and not self.by_user:
+            return drawn
+        known = require_users(users, self.num_examples if self.by_user else None)
+        return UserSampler(drawn, known, self.rows_per_record, randomness)
 
     def draws(self, step: int, randomness: Randomness, tensors: int) -> Draws:
         """The noise of `step` for `tensors` released tensors."""
@@ -234,8 +294,12 @@ class PrivacyPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for the ledger's header."""
+        sampling = _part(self.sampling)
+        if self.by_user:
+            sampling["num_users"] = sampling.pop("num_examples")
         return {
-            "sampling": _part(self.sampling),
+            **({"unit": "user"} if self.by_user else {}),
+            "sampling": sampling,
             "clipping": _part(self.clipping),
             "mechanism": _part(self.mechanism),
             "steps": self.steps,
@@ -252,10 +316,13 @@ class PrivacyPlan:
         Raises:
             KeyError, TypeError, SettingError: If it is none.
         """
+        sampling = dict(document["sampling"])
+        if document.get("unit") == "user":
+            sampling["num_examples"] = sampling.pop("num_users")
         return cls(
             **{
                 **document,
-                "sampling": _of_part(SAMPLINGS, document["sampling"]),
+                "sampling": _of_part(SAMPLINGS, sampling),
                 "clipping": _of_part(CLIP_METHODS, document["clipping"]),
                 "mechanism": _of_part(MECHANISMS, document["mechanism"]),
             }
@@ -269,49 +336,7 @@ class PrivacyPlan:
 
     def statement(self, releases: int, *, reproducible: bool) -> str:
         """The guarantee in words, with every assumption it rests on."""
-        record = _RECORD if self.rows_per_record == 1 else _PERSON
-        hidden = _HIDDEN[str(self.neighbours)].format(record=record)
-        text = (
-            f"The trained weights are ({self.epsilon(releases):.4g}, {self.delta:.3g})-"
-            f"differentially private with respect to {hidden}. "
-            f"{releases} releases; {self.sampling.describe()}; {self.clipping.describe()}; "
-            f"{self.mechanism.describe(self.noise_stddev)}. Accounted with "
-            f"{self.accountant.upper()} (dp_accounting). Assumed public: which records form the "
-            "training split and their number, the recipe, and the label and group names. Not "
-            "covered: choices made by looking at the training data before this run (features, "
-            "hyper-parameters), measurements of training examples, validation and test "
-            f"examples, and {self._not_covered}. Floating-point noise is not "
-            "proof against least-significant-bit attacks (Mironov 2012)."
-        )
-        if 0 < releases < self.steps:
-            text += (
-                " The number of releases is taken as fixed beforehand: if training was stopped "
-                "early because of what it had released (early stopping, a look at the weights), "
-                f"what is proven is the epsilon of all {self.steps} planned releases, "
-                f"{self.epsilon(self.steps):.4g}."
-            )
-        if reproducible:
-            text += (
-                " The recipe fixes the random seed: whoever knows it can subtract the noise, so "
-                "the guarantee holds only against those who do not. Leave training.seed unset to "
-                "publish."
-            )
-        return text
-
-    @property
-    def _not_covered(self) -> str:
-        if self.rows_per_record == 1:
-            return "people who appear in more than one example"
-        return "people who appear under more than one user name"
-
-
-_RECORD = "one training example"
-_PERSON = "one user with all of their examples"
-_HIDDEN = {
-    "add_remove": "adding or removing {record}",
-    "zero_out": "blanking {record} (zero-out: the record stays counted and contributes nothing)",
-    "replace_one": "replacing {record} by any other",
-}
+        return statement_of(self, releases, reproducible=reproducible)
 
 
 def _part(part: Any) -> dict[str, Any]:

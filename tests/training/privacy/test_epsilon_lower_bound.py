@@ -1,10 +1,13 @@
-"""End to end: what the real step releases carries the planned noise, and hides one example.
+"""End to end: what the real step releases carries the planned noise, and hides one record.
 
 An attack on many real runs gives a lower bound on epsilon: it must stay below the claim, and must
 rise above it where only half of the planned noise is added, or this test could not fail.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,6 +17,7 @@ from scipy import stats
 
 from training.privacy.clipping import clipped_gradient_sum
 from training.privacy.plan import PrivacyPlan
+from training.privacy.users import UserRows
 from training.randomness import Randomness
 from training.steps import PrivateStep
 
@@ -38,19 +42,33 @@ def pull(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 
 class Trainer:
-    """A one-weight model under the real step, at such a rate that a step moves it by the sum."""
+    """A one-weight model under the real step, at such a rate that a step moves it by the sum.
 
-    def __init__(self, plan: PrivacyPlan, width: int = 1, outputs: int = 1):
+    Args:
+        plan: What is drawn.
+        width, outputs: Of the one layer.
+        users: Whose each training example is, where the plan's unit is a user.
+        bounded_by: The plan under which the step bounds and adds noise; none is `plan`.
+    """
+
+    def __init__(
+        self,
+        plan: PrivacyPlan,
+        width: int = 1,
+        outputs: int = 1,
+        users: UserRows | None = None,
+        bounded_by: PrivacyPlan | None = None,
+    ):
         x = keras.Input((width,))
         layer = keras.layers.Dense(outputs, use_bias=False, kernel_initializer="zeros")
         self.model = keras.Model(x, layer(x))
-        self.plan, self.kernel = plan, layer.kernel
+        self.plan, self.kernel, self.users = plan, layer.kernel, users
         self.step = PrivateStep(
             self.model,
             pull,
             keras.optimizers.SGD(float(plan.batch_size)),
             tf.distribute.get_strategy(),
-            plan=plan,
+            plan=bounded_by or plan,
             accumulates=False,
         )
 
@@ -66,13 +84,13 @@ class Trainer:
         Returns:
             (steps, width, outputs).
         """
-        size = self.plan.num_examples
+        size = self.plan.num_examples * self.plan.rows_per_record
         rows = np.zeros((len(roots), size, inputs.shape[1]), np.float32)
         mask = np.zeros((len(roots), size), bool)
         draws = []
         for i, (randomness, number) in enumerate(roots):
-            drawn = self.plan.sampler(randomness).draw(number)
-            rows[i, : len(drawn)], mask[i, : len(drawn)] = inputs[drawn], True
+            drawn = self.plan.sampler(randomness, self.users).draw(number)
+            rows[i, : len(drawn)], mask[i, : len(drawn)] = inputs[drawn], drawn >= 0
             draws.append(self.step.draws(number, randomness))
         return self._many(
             tf.constant(rows),
@@ -99,11 +117,11 @@ class Trainer:
         return moves.stack()
 
 
-def runs(plan: PrivacyPlan, examples: np.ndarray, seed: int) -> np.ndarray:
+def runs(plan: PrivacyPlan, examples: np.ndarray, seed: int, **further: Any) -> np.ndarray:
     """The releases of many runs, in units of the clipping norm, (runs, steps)."""
     roots = [Randomness.from_seed(seed * RUNS + run) for run in range(RUNS)]
     numbered = [(root, step) for root in roots for step in range(STEPS)]
-    moves = Trainer(plan).releases(examples[:, None], numbered)
+    moves = Trainer(plan, **further).releases(examples[:, None], numbered)
     return moves.reshape(RUNS, STEPS) / CLIPPING_NORM
 
 
@@ -156,6 +174,39 @@ def test_no_attack_on_real_runs_refutes_the_claimed_epsilon(bounds) -> None:
 
 def test_same_attack_refutes_the_claim_when_half_of_the_noise_is_added(bounds) -> None:
     assert bounds[0.5] > PLAN.epsilon(STEPS)
+
+
+# A user with more rows than a step reads, each of them far beyond the bound; three with others.
+ROWS = UserRows(np.repeat([0, 1, 2, 3], [2, 1, 5, 3]))
+WITH_USER = np.where(ROWS.users == 2, 50.0, 0.0)
+OF_USERS = replace(PLAN, rows_per_record=3, unit="user")
+
+
+@pytest.fixture(scope="module")
+def bounds_of_users() -> dict[str, float]:
+    """What is bounded -> lower bound on the epsilon of a user."""
+    found = {}
+    for bounded, step_plan in (("users", OF_USERS), ("their examples", PLAN)):
+        present, absent = (
+            guess(
+                runs(OF_USERS, examples, seed, users=ROWS, bounded_by=step_plan),
+                PLAN,
+                PLAN.noise_multiplier,
+            )
+            for seed, examples in enumerate((WITH_USER, 0 * WITH_USER), start=3)
+        )
+        found[bounded] = lower_bound(present, absent, PLAN.delta)
+    return found
+
+
+def test_no_attack_on_a_user_with_many_rows_refutes_the_claimed_epsilon(bounds_of_users) -> None:
+    assert 0.3 < bounds_of_users["users"] < OF_USERS.epsilon(STEPS)
+
+
+def test_same_attack_refutes_the_claim_when_only_single_examples_are_bounded(
+    bounds_of_users,
+) -> None:
+    assert bounds_of_users["their examples"] > OF_USERS.epsilon(STEPS)
 
 
 def test_what_the_step_adds_to_the_sum_is_the_planned_gaussian() -> None:

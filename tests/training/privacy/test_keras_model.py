@@ -328,7 +328,6 @@ def of_tensors() -> tf.data.Dataset:
 
 REQUESTS: dict[str, tuple[dict[str, Any], str]] = {
     "own batches": ({"x": of_tensors().batch(20)}, "not as the plan draws its batches"),
-    "own examples": ({"x": of_tensors()}, "random-access source"),
     "changed private dataset": (
         {"x": private_dataset(PLAN, X, Y).map(lambda e: e)},
         "not as the plan draws its batches",

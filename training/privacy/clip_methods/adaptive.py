@@ -88,9 +88,9 @@ class AdaptiveClipping:
             expected_num_records=batch_size,
         )
 
-    def describe(self) -> str:
+    def describe(self, unit: str = "example") -> str:
         return (
-            f"per-example gradients clipped to an L2 norm that starts at {self.clipping_norm:g} "
+            f"per-{unit} gradients clipped to an L2 norm that starts at {self.clipping_norm:g} "
             f"and moves towards what a share of {self.target_quantile:g} of them stays within, "
             "by noisy counts that are part of the releases (Andrew et al. 2021); the noise on the "
             "sums moves with it, and at the first step is the following"

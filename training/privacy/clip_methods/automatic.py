@@ -34,8 +34,8 @@ class AutomaticClipping(FixedBound):
     def factors(self, norms: tf.Tensor, bounds: tf.Tensor) -> tf.Tensor:
         return bounds / (norms + self.stability)
 
-    def describe(self) -> str:
+    def describe(self, unit: str = "example") -> str:
         return (
-            f"per-example gradients g normalised to {self.clipping_norm:g} g / (|g| + "
+            f"per-{unit} gradients g normalised to {self.clipping_norm:g} g / (|g| + "
             f"{self.stability:g}), so to an L2 norm below {self.clipping_norm:g}"
         )

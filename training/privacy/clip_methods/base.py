@@ -79,8 +79,8 @@ class ClipMethod(Protocol):
         """TF-Privacy's query that adds the noise, at `batch_size` expected examples a step."""
         ...
 
-    def describe(self) -> str:
-        """One clause for the statement of the guarantee."""
+    def describe(self, unit: str = "example") -> str:
+        """One clause for the statement of the guarantee, in which a record is called `unit`."""
         ...
 
 

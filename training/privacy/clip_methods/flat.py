@@ -19,5 +19,5 @@ class FlatClipping(FixedBound):
     def grouping(self, paths: Sequence[str]) -> Grouping:
         return one_group(paths)
 
-    def describe(self) -> str:
-        return f"per-example gradients clipped to L2 norm {self.clipping_norm:g}"
+    def describe(self, unit: str = "example") -> str:
+        return f"per-{unit} gradients clipped to L2 norm {self.clipping_norm:g}"

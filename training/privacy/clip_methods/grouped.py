@@ -84,12 +84,12 @@ class GroupClipping(FixedBound):
                 )
         return Grouping(tuple(found), tuple(b / self.clipping_norm for b in self.bounds))
 
-    def describe(self) -> str:
+    def describe(self, unit: str = "example") -> str:
         parts = (
             f"'{group.variables}' to {bound:.6g}"
             for group, bound in zip(self.groups, self.bounds, strict=True)
         )
         return (
-            "per-example gradients clipped to L2 norms by groups of variables "
+            f"per-{unit} gradients clipped to L2 norms by groups of variables "
             f"({', '.join(parts)}), all together to {self.clipping_norm:g}"
         )

@@ -28,8 +28,8 @@ class PerLayerClipping(FixedBound):
         share = len(layers) ** -0.5 if layers else 1.0
         return Grouping(tuple(map(layers.index, owners)), (share,) * max(1, len(layers)))
 
-    def describe(self) -> str:
+    def describe(self, unit: str = "example") -> str:
         return (
-            "per-example gradients clipped layer by layer, every layer to the same L2 norm and "
+            f"per-{unit} gradients clipped layer by layer, every layer to the same L2 norm and "
             f"all layers together to {self.clipping_norm:g}"
         )

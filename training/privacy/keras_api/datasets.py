@@ -1,13 +1,14 @@
 """`tf.data` streams of batches exactly as a plan draws them.
 
-A `tf.data.Dataset` does not say how it was batched, so `fit` cannot know whether a user's own
-matches the plan. These are made from the plan, carry their source with them, and lose that mark
+A `tf.data.Dataset` does not say how its batches were drawn, so `fit` cannot know whether a user's
+own match the plan. These are made from the plan, carry their source with them, and lose that mark
 with any transformation that could change what a batch is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ import tensorflow as tf
 
 from configs.schema import UserError, require
 from training.batching import Batching, physical_batches
-from training.privacy.keras_api.sources import Source, Transform, source_of
+from training.privacy.keras_api.sources import Source, Transform, source_of, source_of_columns
+from training.privacy.keras_api.streams import materialised, refuse_unsound
 from training.privacy.plan import PrivacyPlan
+from training.privacy.users import require_users
 from training.randomness import Randomness
 
 _MARK = "_sterling_source"
@@ -30,6 +33,8 @@ def private_dataset(
     sample_weight: Any = None,
     class_weight: Mapping[int, float] | None = None,
     transform: Transform | None = None,
+    directory: str | Path | None = None,
+    users: Any = None,
     physical_batch_size: int | None = None,
     seed: int | None = None,
 ) -> tf.data.Dataset:
@@ -41,9 +46,14 @@ def private_dataset(
 
     Args:
         plan: What the batches are drawn by.
-        x, y, sample_weight, class_weight, transform: As `sources.source_of`.
+        x, y, sample_weight, class_weight, transform: As `sources.source_of`; or, as `x` alone, a
+            `tf.data.Dataset` of single examples, which is read through once (`streams`).
+        directory: Where such a dataset is stored for random access; none keeps it in memory. What
+            was stored is used again with `stored_examples(directory)` as `x`.
+        users: (n,), the user of each example, whole numbers or texts: for a plan whose unit is a
+            user. Every `plan.rows_per_record` rows of an element are then one user's.
         physical_batch_size: Rows of each element; none takes the plan's expected batch size and a
-            little more. A larger draw comes as several elements.
+            little more. A larger draw comes as several elements. Whole users only.
         seed: Makes the draws repeatable, and the guarantee hold only against those who do not
             know it.
 
@@ -55,13 +65,14 @@ def private_dataset(
     Raises:
         UserError: If the examples cannot be drawn at random, or are not as many as planned.
     """
-    source = x_as_source(x, y, sample_weight, class_weight, transform)
-    require_planned_size(plan, source.num_examples)
+    source = x_as_source(plan, x, y, sample_weight, class_weight, transform, directory, users)
+    require_planned_size(plan, source)
     size = physical_batch_size or default_physical_size(plan, replicas=1)
-    require(size >= 1, "physical_batch_size", size, "a whole number >= 1")
+    _require_whole_records(plan, size)
 
     def draws() -> Iterator[tuple[np.ndarray, int, bool]]:
-        batching = Batching(plan.sampler(Randomness.from_seed(seed)), size)
+        sampler = plan.sampler(Randomness.from_seed(seed), source.users)
+        batching = Batching(sampler, size, rows_per_record=plan.rows_per_record)
         return rows_of(batching, 0, plan.steps, range(1))
 
     dataset = batches(source, draws, size)
@@ -70,42 +81,84 @@ def private_dataset(
 
 
 def x_as_source(
+    plan: PrivacyPlan,
     x: Any,
     y: Any = None,
     sample_weight: Any = None,
     class_weight: Mapping[int, float] | None = None,
     transform: Transform | None = None,
+    directory: str | Path | None = None,
+    users: Any = None,
 ) -> Source:
-    """The source that a private dataset carries, or that of raw examples."""
+    """The source that a private dataset carries, that of a pipeline, or that of raw examples.
+
+    Raises:
+        UserError: If the examples cannot be drawn at random, or a pipeline's are not as many as
+            planned.
+    """
     carried = getattr(x, _MARK, None)
-    if carried is None:
-        return source_of(x, y, sample_weight, class_weight, transform)
-    if any(given is not None for given in (y, sample_weight, class_weight, transform)):
+    is_stream = isinstance(x, tf.data.Dataset) and carried is None
+    if is_stream:
+        refuse_unsound(x, _MARK)
+    if directory is not None and not is_stream:
         raise UserError(
-            "fit(x): a private dataset holds labels and weights already. Give them to "
-            "private_dataset instead."
+            f"directory={str(directory)!r}: expected none, because {type(x).__name__} is no "
+            "tf.data.Dataset that would have to be stored."
         )
-    return carried
+    if carried is None and not is_stream:
+        return _of_users(source_of(x, y, sample_weight, class_weight, transform), users)
+    if any(given is not None for given in (y, sample_weight, class_weight)) or (
+        carried is not None and transform is not None
+    ):
+        raise UserError(
+            "fit(x): a dataset holds labels and weights already, as elements (inputs, labels) or "
+            "(inputs, labels, weight). Give them with its examples: in the pipeline, or to "
+            "private_dataset."
+        )
+    if carried is not None:
+        return _of_users(carried, users)
+    if plan.by_user and users is None:
+        require_users(None, plan.num_examples)
+    # A plan for users counts users: how many examples there must be is then known by their list.
+    examples = materialised(x, plan.num_examples if users is None else len(users), directory)
+    source = (
+        source_of_columns(examples, transform)
+        if directory is None
+        else source_of(examples, transform=transform)
+    )
+    return _of_users(source, users)
 
 
-def require_planned_size(plan: PrivacyPlan, num_examples: int) -> None:
+def _of_users(source: Source, users: Any) -> Source:
+    return source if users is None else source.of_users(users)
+
+
+def require_planned_size(plan: PrivacyPlan, source: Source) -> None:
     """Refuses data of another size than the plan's epsilon was computed for.
 
     Raises:
-        UserError: If they differ, or if the plan's records are no single examples.
+        UserError: If they differ, or if one is of users and the other is not.
     """
-    if plan.rows_per_record != 1:
+    if plan.by_user or source.users is not None:
+        require_users(source.users, plan.num_examples if plan.by_user else None)
+    elif source.num_examples != plan.num_examples:
         raise UserError(
-            f"the plan bounds {plan.rows_per_record} examples of one person together, and which "
-            "belong to whom is not said here. Train by a recipe, or make a plan with "
-            "rows_per_record=1."
+            f"the plan is for {plan.num_examples} training examples, and there are "
+            f"{source.num_examples}: the sampling probability, and with it epsilon, would be "
+            f"another. Make the plan with num_examples={source.num_examples}, after everything "
+            "that is held out was cut off."
         )
-    if num_examples != plan.num_examples:
-        raise UserError(
-            f"the plan is for {plan.num_examples} training examples, and there are {num_examples}: "
-            "the sampling probability, and with it epsilon, would be another. Make the plan with "
-            f"num_examples={num_examples}, after everything that is held out was cut off."
-        )
+
+
+def _require_whole_records(plan: PrivacyPlan, size: int) -> None:
+    require(
+        size >= 1 and size % plan.rows_per_record == 0,
+        "physical_batch_size",
+        size,
+        "a whole number >= 1"
+        if plan.rows_per_record == 1
+        else f"a multiple of the plan's {plan.rows_per_record} examples per user",
+    )
 
 
 def default_physical_size(plan: PrivacyPlan, *, replicas: int, size: int | None = None) -> int:
@@ -116,7 +169,15 @@ def default_physical_size(plan: PrivacyPlan, *, replicas: int, size: int | None 
     settings = TrainingSettings(
         steps=plan.steps, batch_size=plan.batch_size, physical_batch_size=size
     )
-    return physical_size(settings, private=True, examples=plan.num_examples, replicas=replicas)
+    if size is not None:
+        _require_whole_records(plan, size)
+    return physical_size(
+        settings,
+        private=True,
+        examples=plan.num_examples,
+        replicas=replicas,
+        rows=plan.rows_per_record,
+    )
 
 
 def rows_of(
@@ -130,7 +191,7 @@ def rows_of(
         parts = physical_batches(batching.sampler.draw(step), batching.size)
         for number, part in enumerate(parts, start=1):
             for replica in mine:
-                yield part[replica :: batching.replicas], step, number == len(parts)
+                yield batching.share(part, replica), step, number == len(parts)
 
 
 def batches(source: Source, draws: Any, size: int) -> tf.data.Dataset:

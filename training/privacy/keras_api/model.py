@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from configs.schema import UserError
+from data.faults import fault_in
 from training.batching import Batching
 from training.privacy.inspection import probe
 from training.privacy.keras_api.budget import Budget
@@ -36,6 +37,7 @@ from training.privacy.keras_api.requests import (
 )
 from training.privacy.keras_api.sources import Source
 from training.privacy.keras_api.step import KerasStep
+from training.privacy.keras_api.streams import refuse_batches_as_examples
 from training.privacy.keras_api.validation import Validation
 from training.privacy.keras_api.wrapped import WrappingModel
 from training.privacy.plan import PrivacyPlan
@@ -162,7 +164,9 @@ class PrivateModel(WrappingModel):
         """Trains privately. As `keras.Model.fit`, but that the plan draws the batches.
 
         Args:
-            x: Arrays, a random-access source, or a `private_dataset`.
+            x: Arrays, a random-access source, a `tf.data.Dataset` of single examples, which is
+                read through into memory, or a `private_dataset`, which also says whose each
+                example is, where the plan protects users.
             y: Labels, where `x` is arrays.
             batch_size: None, or the plan's.
             epochs: As in Keras; none takes all the steps that the plan still allows.
@@ -191,8 +195,8 @@ class PrivateModel(WrappingModel):
             None if epochs is None else (epochs - initial_epoch) * per_epoch
         )
         epochs = initial_epoch + math.ceil(steps / per_epoch)
-        source = x_as_source(x, y, sample_weight, class_weight)
-        require_planned_size(self.plan, source.num_examples)
+        source = x_as_source(self.plan, x, y, sample_weight, class_weight)
+        require_planned_size(self.plan, source)
         self._require_same_examples(source)
         listed = callbacks
         if not isinstance(callbacks, keras.callbacks.CallbackList):
@@ -214,7 +218,7 @@ class PrivateModel(WrappingModel):
             validation_batch_size or self.plan.batch_size,
             validation_freq,
         )
-        batching = self._batching()
+        batching = self._batching(source)
         first = self.releases
         batches = iter(replicated(source, batching, self.distribute_strategy, first, first + steps))
         self.stop_training = False
@@ -231,10 +235,13 @@ class PrivateModel(WrappingModel):
                 listed.on_epoch_end(epoch, logs)
                 if self.stop_training:
                     break
-        except BaseException:
+        except BaseException as error:
             # Half a logical batch may wait in the sums; added to the next, its examples would
             # count twice.
             self._drop_step()
+            fault = fault_in(error)
+            if fault is not None:
+                raise fault from error
             raise
         step.finalize()
         listed.on_train_end(logs)
@@ -273,10 +280,11 @@ class PrivateModel(WrappingModel):
         measured = {name: float(value) for name, value in self.get_metrics_result().items()}
         return {**measured, **step.released()}
 
-    def _batching(self) -> Batching:
+    def _batching(self, source: Source) -> Batching:
         replicas = self.distribute_strategy.num_replicas_in_sync
         size = default_physical_size(self.plan, replicas=replicas, size=self._physical_batch_size)
-        return Batching(self.plan.sampler(self._root()), size, replicas)
+        sampler = self.plan.sampler(self._root(), source.users)
+        return Batching(sampler, size, replicas, self.plan.rows_per_record)
 
     def _root(self) -> Randomness:
         if self._randomness is None:
@@ -318,6 +326,7 @@ class PrivateModel(WrappingModel):
             self.built = True
         if not self.inner.trainable_variables:
             raise UserError("model: has no trainable weight. Set trainable = True where it learns.")
+        refuse_batches_as_examples(self.inner, few["inputs"])
         probe(self.inner, self._loss, few)
         if strategy.num_replicas_in_sync > 1:
             # Builds the metrics outside the replicas, which must not make variables.
@@ -333,7 +342,7 @@ class PrivateModel(WrappingModel):
             accumulates=True,
             jit_compile=bool(self.jit_compile),
         )
-        step.trace(replicated(source, self._batching(), strategy, 0, 0).element_spec)
+        step.trace(replicated(source, self._batching(source), strategy, 0, 0).element_spec)
         if self.releases:
             step.recall(self.releases, self._root())
         for variable, value in zip(step.state, self._carried, strict=False):

@@ -1,14 +1,15 @@
 """Training examples by number: arrays in memory or on disk, or any sequence of examples.
 
 Sampling needs any example at any step, so what is trained on privately must be reachable by
-index and of known size. A stream (a generator, a batched `tf.data.Dataset`, a loader) is neither.
+index and of known size. A stream (a generator, a batched `tf.data.Dataset`, a loader) is neither; a
+`tf.data` pipeline of single examples becomes it by being read through (`streams`).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -16,7 +17,10 @@ import numpy as np
 import tensorflow as tf
 
 from configs.schema import UserError
+from data.example_codec import as_array
+from data.store import ExampleStore
 from training.privacy.keras_api.losses import Weighted
+from training.privacy.users import UserRows
 
 _DIGESTED_ROWS = 4096
 
@@ -31,12 +35,38 @@ class Source:
     Attributes:
         num_examples: How many there are.
         read: Positions int64 (k,) -> {"inputs": ..., "labels": ...}, a nest of arrays (k, ...).
-        digest: Tells arrays apart, by all of their bytes; "" for other sources.
+        digest: Tells arrays and stores apart, by all of their bytes; "" for other sources.
+        users: Whose each example is; None where nobody said.
     """
 
     num_examples: int
     read: Callable[[np.ndarray], dict[str, Any]]
     digest: Callable[[], str] = str
+    users: UserRows | None = None
+
+    def of_users(self, users: Any) -> Source:
+        """The same examples, each known to be some user's.
+
+        Args:
+            users: (n,), the user of each example: whole numbers or texts, none missing.
+
+        Raises:
+            UserError: If a user is missing, or they are something else.
+        """
+        values = np.asarray(users)
+        plain = values.dtype.kind in "iuUSO" and values.shape == (self.num_examples,)
+        names = values.tolist() if plain else []
+        if not plain or any(not isinstance(n, (int, str, bytes)) or n in ("", b"") for n in names):
+            raise UserError(
+                f"users: expected the user of each of {self.num_examples} examples, a whole number "
+                f"or a text, none missing. Received: {values.dtype} of shape {values.shape}"
+            )
+        number = {name: i for i, name in enumerate(dict.fromkeys(names))}
+        numbers = np.array([number[name] for name in names], np.int64)
+        whose = hashlib.blake2b(numbers.tobytes(), digest_size=16).hexdigest()
+        return replace(
+            self, users=UserRows(numbers), digest=lambda: f"{self.digest()} of users {whose}"
+        )
 
 
 def source_of(
@@ -96,6 +126,26 @@ def _taken(arrays: Any, rows: np.ndarray) -> Any:
     return keras.tree.map_structure(lambda leaf: _plain(leaf[rows]), arrays)
 
 
+def source_of_columns(columns: Any, transform: Transform | None) -> Source:
+    """The examples of a nest of arrays (n, ...), whose row i is example i as a stream gave it."""
+    if transform is not None or not isinstance(columns, tuple) or len(columns) not in (2, 3):
+        return _of_sequence(_Columns(columns), transform or _as_it_is)
+    return source_of(columns[0], columns[1], columns[2] if len(columns) == 3 else None)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """A nest of arrays (n, ...) as a sequence of nests."""
+
+    arrays: Any
+
+    def __len__(self) -> int:
+        return len(tf.nest.flatten(self.arrays)[0])
+
+    def __getitem__(self, row: int) -> Any:
+        return tf.nest.map_structure(lambda leaf: leaf[row], self.arrays)
+
+
 @dataclass(frozen=True)
 class _Rows:
     """Arrays as a sequence of examples."""
@@ -123,7 +173,8 @@ def _of_sequence(sequence: Any, transform: Transform) -> Source:
         records = [_record(*_checked(transform(item))) for item in items]
         return tf.nest.map_structure(lambda *leaves: _plain(np.stack(leaves)), *records)
 
-    return Source(len(sequence), read)
+    digest = sequence.digest if isinstance(sequence, ExampleStore) else ""
+    return Source(len(sequence), read, lambda: digest)
 
 
 def _as_it_is(item: Any) -> Any:
@@ -132,7 +183,7 @@ def _as_it_is(item: Any) -> Any:
 
 def _checked(example: Any) -> tuple[Any, ...]:
     if isinstance(example, tuple) and len(example) in (2, 3):
-        return tuple(keras.tree.map_structure(np.asarray, part) for part in example)
+        return tuple(keras.tree.map_structure(as_array, part) for part in example)
     raise UserError(
         "training examples: each must be (inputs, labels) or (inputs, labels, weight); make it so "
         f"with private_dataset(..., transform=...). Received: {type(example).__name__}"
@@ -148,9 +199,8 @@ def _refuse_streams(x: Any) -> None:
         raise UserError("fit(x, y): x is missing. Give arrays, or a sequence of examples.")
     if isinstance(x, tf.data.Dataset):
         raise UserError(
-            "fit(x): this tf.data.Dataset was batched by itself, not as the plan draws its "
-            "batches, so the plan's epsilon would not hold for it. Give arrays or a random-access "
-            "source to fit, or to private_dataset(plan, x, y)."
+            "fit(x): a tf.data.Dataset is a stream, and the plan draws its batches from anywhere. "
+            "Give it to fit, or to private_dataset(plan, x), which read it through."
         )
     if isinstance(x, keras.utils.PyDataset):
         raise UserError(

@@ -28,7 +28,7 @@ class KerasStep(PrivateStep):
 
     def _observe(self, batch: dict[str, Any], clipped: ClippedSum) -> dict[str, tf.Tensor]:
         mask = batch["mask"]
-        usable = mask & tf.math.is_finite(clipped.norms)
+        usable = mask & tf.repeat(tf.math.is_finite(clipped.norms), self._plan.rows_per_record)
         weights = tf.cast(usable, tf.float32)
         rows = tf.reshape(usable, [-1] + [1] * (clipped.logits.shape.rank - 1))
         outputs = tf.where(rows, clipped.logits, tf.zeros_like(clipped.logits))

@@ -49,9 +49,9 @@ class BallsInBinsSampling:
     def sampler(self, randomness: Randomness) -> Sampler:
         return BallsInBinsSampler(self.num_examples, self.period, randomness)
 
-    def describe(self) -> str:
+    def describe(self, unit: str = "example") -> str:
         return (
-            f"each of {self.num_examples} examples in exactly one of the {self.period} steps of "
+            f"each of {self.num_examples} {unit}s in exactly one of the {self.period} steps of "
             "every epoch, chosen uniformly and independently (balls-in-bins sampling)"
         )
 

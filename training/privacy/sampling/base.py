@@ -12,10 +12,12 @@ from training.randomness import Randomness
 class Sampling(Protocol):
     """A way of sampling: public numbers only.
 
+    What it calls examples are users where the plan's unit is a user.
+
     Attributes:
         method: Its name in recipes and ledgers.
-        num_examples: Training examples N; public.
-        batch_size: Expected examples a step; public. Noisy sums are divided by it.
+        num_examples: Training examples N, or users; public.
+        batch_size: Expected examples, or users, a step; public. Noisy sums are divided by it.
         period: Steps after which it begins afresh, independently of all before: 1 where every step
             does, an epoch's steps where each example takes part once an epoch. Where it is more
             than 1 a run that is resumed must go on drawing from the root it began with
@@ -46,6 +48,6 @@ class Sampling(Protocol):
         """What draws the batches of a run."""
         ...
 
-    def describe(self) -> str:
-        """One clause for the statement of the guarantee."""
+    def describe(self, unit: str = "example") -> str:
+        """One clause for the statement of the guarantee, in which a record is called `unit`."""
         ...

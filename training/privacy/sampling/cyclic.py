@@ -48,7 +48,7 @@ class CyclicPoissonSampling:
             "privacy.sampling.bands",
             self.bands,
             f"at most {self.num_examples // self.batch_size}, so that a group of N / bands "
-            f"examples holds training.batch_size ({self.batch_size})",
+            f"holds training.batch_size ({self.batch_size})",
         )
 
     @classmethod
@@ -73,10 +73,10 @@ class CyclicPoissonSampling:
     def sampler(self, randomness: Randomness) -> Sampler:
         return CyclicPoissonSampler(self.num_examples, self.probability, self.bands, randomness)
 
-    def describe(self) -> str:
+    def describe(self, unit: str = "example") -> str:
         return (
-            f"the {self.num_examples} examples divided into {self.bands} public groups, and at "
-            f"every step each example of the next group drawn independently with probability "
+            f"the {self.num_examples} {unit}s divided into {self.bands} public groups, and at "
+            f"every step each {unit} of the next group drawn independently with probability "
             f"{self.probability:.6g} (cyclic Poisson sampling, {self.batch_size} expected)"
         )
 

@@ -46,9 +46,9 @@ class FixedSizeSampling:
     def sampler(self, randomness: Randomness) -> Sampler:
         return FixedSizeSampler(self.num_examples, self.batch_size, randomness)
 
-    def describe(self) -> str:
+    def describe(self, unit: str = "example") -> str:
         return (
-            f"exactly {self.batch_size} of {self.num_examples} examples drawn without replacement "
+            f"exactly {self.batch_size} of {self.num_examples} {unit}s drawn without replacement "
             "at every step"
         )
 

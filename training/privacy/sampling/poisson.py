@@ -46,9 +46,9 @@ class PoissonSampling:
     def sampler(self, randomness: Randomness) -> Sampler:
         return PoissonSampler(self.num_examples, self.probability, randomness)
 
-    def describe(self) -> str:
+    def describe(self, unit: str = "example") -> str:
         return (
-            f"each example drawn independently with probability {self.probability:.6g} at every "
+            f"each {unit} drawn independently with probability {self.probability:.6g} at every "
             f"step (Poisson sampling, {self.batch_size} expected of {self.num_examples})"
         )
 

@@ -46,8 +46,8 @@ class ShuffledSampling:
     def sampler(self, randomness: Randomness) -> Sampler:
         return ShuffledSampler(self.num_examples, self.batch_size, randomness)
 
-    def describe(self) -> str:
+    def describe(self, unit: str = "example") -> str:
         return (
-            f"each of {self.num_examples} examples once in every epoch of {self.period} steps, in "
+            f"each of {self.num_examples} {unit}s once in every epoch of {self.period} steps, in "
             f"batches of {self.batch_size} (shuffled; no privacy amplification is claimed)"
         )

@@ -39,8 +39,7 @@ class TruncatedPoissonSampling:
             self.batch_size <= self.max_batch <= self.num_examples,
             "privacy.sampling.max_batch",
             self.max_batch,
-            f"from training.batch_size ({self.batch_size}) to the {self.num_examples} training "
-            "examples",
+            f"from training.batch_size ({self.batch_size}) to N ({self.num_examples})",
         )
 
     @classmethod
@@ -71,12 +70,12 @@ class TruncatedPoissonSampling:
         whole = PoissonSampler(self.num_examples, self.probability, randomness)
         return TruncatedPoissonSampler(whole, self.max_batch)
 
-    def describe(self) -> str:
+    def describe(self, unit: str = "example") -> str:
         return (
-            f"each example drawn independently with probability {self.probability:.6g} at every "
+            f"each {unit} drawn independently with probability {self.probability:.6g} at every "
             f"step, and of more than {self.max_batch} drawn the excess dropped at random "
             f"(truncated Poisson sampling, {self.batch_size} expected of {self.num_examples}; a "
-            f"batch is full with probability at most {self.crowding:.3g}, in which one example may "
+            f"batch is full with probability at most {self.crowding:.3g}, in which one {unit} may "
             "displace another: accounted for as doubled sensitivity)"
         )
 
