@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import os
 import statistics
 import tempfile
@@ -31,6 +32,8 @@ _FIGURES = (
     "worst_group_accuracy",
     "demographic_parity_difference",
     "equalized_odds_difference",
+    "counterfactual_flips",
+    "counterfactual_shift",
     "epsilon",
     "seconds",
 )
@@ -72,21 +75,45 @@ class Encoded:
         self.session = dataclasses.replace(
             session, model=model, train=splits["train"], validation=splits["validation"]
         )
+        self._versions: dict[str, Any] = {}
         self.first_weights = [v.numpy() for v in model.trained.trainable_variables]
+
+    def versions(self, swaps: Any) -> tuple[Any, Any]:
+        """The training people and their changed versions, encoded, and where each version is."""
+        from data import prepare, with_versions
+
+        key = json.dumps(swaps.sha256)
+        if key not in self._versions:
+            model, dataset = self.session.model, self.session.dataset
+            split, table = with_versions(dataset.train, swaps)
+            prepared = prepare(split, model.built.preprocess)
+            first = len(dataset.train)
+            parts = [self.splits["train"].inputs]
+            for start in range(first, len(split), 256):
+                rows = {k: v[start : start + 256] for k, v in prepared.inputs.items()}
+                encoded = model.prefix(rows, training=False)
+                parts.append({k: np.asarray(v) for k, v in encoded.items()})
+            inputs = {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
+            self._versions[key] = dataclasses.replace(prepared, inputs=inputs), table
+        return self._versions[key]
 
     def run(self, recipe: Any, seed: int, split: str) -> dict[str, float]:
         """Trains a head by a recipe and measures it on a split."""
         from data import batches_in_order
-        from evaluation import predict_batches
+        from evaluation import answer_raw, measure_counterfactuals, predict_batches
         from scripts.decisions import fit_decision
-        from training.fairness import Mitigation
+        from training.drawing import run_length
+        from training.fairness import Mitigation, Preparation
+        from training.privacy.clip_watch import ClipWatch
+        from training.privacy.group_releases import GroupReleases
         from training.privacy.ledger import Ledger
         from training.privacy.plan import PrivacyPlan
         from training.randomness import Randomness
         from training.run_directory import RunDirectory
-        from training.session import run_length
 
         length = run_length(recipe.training, len(self.session.train))
+        positive = recipe.evaluation.positive_label
+        preparation = Preparation.of(recipe.fairness, self.session.dataset)
         plan = None
         if recipe.privacy.enabled:
             plan = PrivacyPlan.from_settings(
@@ -94,14 +121,25 @@ class Encoded:
                 num_examples=len(self.session.train),
                 batch_size=recipe.training.batch_size,
                 steps=length.steps,
+                shares=preparation.shares,
+                versions=preparation.rows_per_record,
+                watch=ClipWatch.of(recipe.privacy.clipping.watch, self.session.dataset.info.groups),
+                group_releases=GroupReleases.from_settings(
+                    recipe.fairness, len(self.session.train), recipe.training.batch_size
+                ),
             )
-        positive = recipe.evaluation.positive_label
+        train, table = self.splits["train"], None
+        if preparation.swaps is not None:
+            train, table = self.versions(preparation.swaps)
         session = dataclasses.replace(
             self.session,
             recipe=recipe,
             plan=plan,
             length=length,
-            mitigation=Mitigation.of(recipe.fairness, self.session.dataset, positive),
+            train=train,
+            versions=table,
+            preparation=preparation,
+            mitigation=Mitigation.of(recipe.fairness, self.session.dataset, positive, plan),
             randomness=Randomness.from_seed(seed, json.dumps(dataclasses.asdict(recipe))),
         )
         trained = session.model.trained
@@ -121,7 +159,21 @@ class Encoded:
         settings = dataclasses.replace(
             recipe.evaluation, attributes=["sex"], bootstrap_resamples=0, permutations=0
         )
-        return {**_measured(predictions, settings, rule), "epsilon": epsilon, "seconds": seconds}
+        # Whether answers follow the terms of a list, where the recipe names one.
+        built = session.model.built
+        changed = measure_counterfactuals(
+            answer_raw(built.model, built.preprocess, 256),
+            session.dataset.split(split),
+            settings,
+        )
+        found = {} if changed is None else next(iter(changed["perturbations"].values()))
+        return {
+            **_measured(predictions, settings, rule),
+            "counterfactual_flips": found.get("flip_rate", math.nan),
+            "counterfactual_shift": found.get("score_shift", {}).get("mean", math.nan),
+            "epsilon": epsilon,
+            "seconds": seconds,
+        }
 
 
 def _measured(predictions: Any, settings: Any, rule: Any) -> dict[str, float]:
@@ -184,7 +236,7 @@ def _print_table(rows: dict[str, dict[str, list[float]]], arguments: argparse.Na
 
 
 def _mean_and_spread(values: list[float]) -> str:
-    if values[0] == float("inf"):
+    if not math.isfinite(values[0]):
         return "none"
     spread = f" ({statistics.stdev(values):.4f})" if len(values) > 1 else ""
     return f"{statistics.mean(values):.4f}{spread}"

@@ -12,5 +12,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "contracts": ["Batch", "Dataset", "DatasetInfo", "Examples", "Provenance", "Split"],
         "pipeline": ["PreparedSplit", "batches_in_order", "batches_of", "prepare"],
         "registry": ["SOURCES", "load"],
+        "versions": ["Swaps", "VersionedSplit", "naming_lists", "with_versions"],
     },
 )

@@ -40,7 +40,7 @@ class ImageFileColumn:
     """Encoded images, each the bytes of a file that is read when asked for.
 
     Args:
-        paths: One file per example; text, which takes a third of the memory of `Path`s.
+        paths: One file per example; as text, which takes less memory than a `Path`.
     """
 
     paths: tuple[str, ...]

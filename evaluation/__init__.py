@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "callbacks": ["FairnessCallback", "PrivacyCallback"],
+        "clipping": ["ClippingCallback", "clipping_section"],
         "decisions": [
             "fit_from_counts",
             "fit_rule",

@@ -49,7 +49,22 @@ from evaluation.predictions import Predictions
 if TYPE_CHECKING:
     from data.contracts import Batch, DatasetInfo
 
+# How logs that come from noisy releases alone begin.
+RELEASED = "released "
 _RESAMPLES_BETWEEN_EPOCHS = 200
+# What a private loop releases beside the weights: name in its logs -> tag, description.
+_RELEASED = {
+    "clipping_norm": (
+        "4 privacy/clipping norm",
+        "The bound in use on the gradient of every example (of every user, where users are "
+        "protected), found from noisy counts that ε pays for.",
+    ),
+    "clipping_threshold": (
+        "4 privacy/clipping threshold",
+        "Gradients up to this norm are scaled alike, longer ones cut; found from noisy counts that "
+        "ε pays for.",
+    ),
+}
 
 
 class FairnessCallback(keras.callbacks.Callback):
@@ -262,12 +277,15 @@ def _write_training_scalars(logs: Mapping[str, Any]) -> None:
         if name == "learning_rate":
             tf.summary.scalar("5 training/learning rate", float(value))
             continue
-        if name == "clipping_norm":
+        if name in _RELEASED:
+            tag, description = _RELEASED[name]
+            tf.summary.scalar(tag, float(value), description=description)
+            continue
+        if name.startswith(RELEASED):
             tf.summary.scalar(
-                "4 privacy/clipping norm",
+                f"4 privacy/{name}",
                 float(value),
-                description="The bound in use on the gradient of every example (of every user, "
-                "where users are protected), found from noisy counts that ε pays for.",
+                description="From noisy tables of training examples by group, which ε pays for.",
             )
             continue
         tf.summary.scalar(

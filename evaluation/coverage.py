@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 NOT_COVERED = "train, not covered by ε"
-_COVERED = frozenset({"epsilon", "delta", "learning_rate", "clipping_norm"})
+_COVERED = frozenset({"epsilon", "delta", "learning_rate", "clipping_norm", "clipping_threshold"})
 
 
 def measured_elsewhere(name: str) -> bool:

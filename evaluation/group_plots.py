@@ -170,6 +170,41 @@ def plot_group_history(
     return figure
 
 
+def plot_clipping(attribute: str, history: Sequence[tuple[int, Mapping[str, Any]]]) -> Figure:
+    """Each group's share of clipped gradients over epochs, beside how long they are now.
+
+    Args:
+        attribute: Name of the attribute.
+        history: (epoch, `groups` of `measure_clipping`), in order.
+    """
+    figure = blank()
+    left, right = figure.subplots(1, 2)
+    latest = history[-1][1]
+    known = [name for name in latest if latest[name]["clipped_share"] is not None]
+    shown = sorted(known, key=lambda name: -latest[name]["examples"])[:MOST_GROUPS]
+    for place, (colour, name) in enumerate(zip(_COLOURS, shown, strict=False)):
+        shares = [groups[name]["clipped_share"] for _, groups in history]
+        values = [np.nan if share is None else share for share in shares]
+        left.plot(
+            [epoch for epoch, _ in history], values, "o-", color=colour, markersize=3, label=name
+        )
+        low, middle, high = latest[name]["relative_norm"].values()
+        right.plot([low, high], [place, place], color=colour, linewidth=3, solid_capstyle="butt")
+        right.plot([middle], [place], "o", color=INK, markersize=5)
+    right.axvline(1.0, linestyle="--", color=FAINT, linewidth=1)
+    right.set_xscale("log", base=2)
+    right.set_yticks(range(len(shown)), [shorten(name, 18) for name in shown])
+    right.invert_yaxis()
+    left.set_ylim(bottom=0)
+    for axes in (left, right):
+        tidy(axes)
+    left.legend(frameon=False, fontsize=8)
+    _name_axes(left, "epoch", "share of gradients that are cut")
+    _name_axes(right, "norm over the bound: 10 %, median, 90 %", "")
+    _title(figure, f"Who is clipped, by {attribute}")
+    return figure
+
+
 def _shown(comparison: Mapping[str, Any]) -> list[str]:
     """The largest groups, in their own order."""
     counts = {name: group["count"] for name, group in comparison["groups"].items()}

@@ -46,6 +46,8 @@ def print_report(
         parts += [_gaps(evaluation), *_remarks(evaluation)]
     if "decisions" in evaluation.further:
         parts += [*_decisions(evaluation.further["decisions"])]
+    if "clipping" in evaluation.further:
+        parts.append(_clipping(evaluation.further["clipping"]))
     if evaluation.counterfactual is not None:
         parts.append(_counterfactuals(evaluation.counterfactual))
     parts.append(_places(paths))
@@ -180,6 +182,25 @@ def _decisions(section: Mapping[str, Any]) -> list[Table | Text]:
             said += f" Too few to fit, kept at 0.5: {', '.join(private['groups_kept_at_half'])}."
         remarks.append(Text(said, style="dim"))
     return [table, *remarks]
+
+
+def _clipping(section: Mapping[str, Any]) -> Table:
+    covered = "covered by ε" if section["covered_by_privacy_guarantee"] else "not covered by ε"
+    table = _new_table(f"Whose gradients were cut while training ({covered})", ruled=True)
+    table.add_column(section["attribute"])
+    table.add_column("examples drawn", justify="right")
+    table.add_column("cut", justify="right")
+    table.add_column("median norm, of the bound", justify="right")
+    for name, group in section["run"]["groups"].items():
+        drawn = f"{group['examples']:,.0f}"
+        if group["clipped_share"] is None:
+            table.add_row(name, drawn, f"undefined: {group['reason']}", "")
+            continue
+        share = f"{group['clipped_share']:.1%}"
+        if group["standard_error"]:
+            share += f" ± {group['standard_error']:.1%}"
+        table.add_row(name, drawn, share, f"{group['relative_norm']['0.5']:.3g}")
+    return table
 
 
 def _counterfactuals(section: Mapping[str, Any]) -> Table:

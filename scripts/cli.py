@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": "scripts.evaluate",
     "export": "scripts.export",
     "check-private": "scripts.check_private",
+    "check-tpu": "scripts.check_tpu",
     "ledger": "scripts.ledger",
     "data-service": "scripts.data_service",
 }

@@ -79,14 +79,15 @@ def account_of(ledger: Ledger) -> dict[str, Any]:
         spent += span.releases
         spans.append({**vars(span), "epsilon_after": plan.epsilon(spent)})
     return {
-        "epsilon": ledger.epsilon if spent else 0.0,
+        "epsilon": ledger.epsilon if spent or ledger.tables else 0.0,
         "delta": plan.delta,
         "releases": ledger.releases,
         "planned_epsilon": plan.epsilon(plan.steps),
         "planned_releases": plan.steps,
         "repeated_releases": sum(span["repeated_steps"] for span in spans),
-        "comparison": compared(plan.event(ledger.releases), plan.delta),
+        "comparison": compared(ledger.event, plan.delta),
         "plan": plan.to_dict(),
+        "group_tables": ledger.tables,
         "validation": list(ledger.validation),
         "spans": spans,
     }
@@ -129,6 +130,12 @@ def _print(root: str, account: dict[str, Any]) -> None:
     if others:
         said = ", ".join(f"{name} {account['comparison'][name]:.4g}" for name in others)
         console.print(f"For comparison, of what was spent: {said}.", soft_wrap=True)
+    if account["group_tables"]:
+        console.print(
+            f"Counted in beside them: {account['group_tables']:,} noisy tables of training "
+            "examples by group and label.",
+            soft_wrap=True,
+        )
     for release in account["validation"]:
         console.print(
             f"Of the validation examples: a histogram at epsilon {release['epsilon']:.4g}, delta "

@@ -19,6 +19,7 @@ from configs.schema import Recipe, UserError, require
 from data.faults import fault_in
 from scripts.arguments import parse_recipe, publishable, recipe_parser, recipe_text
 from scripts.callbacks import callbacks_of
+from scripts.clipping import section_of_clipping, watch_clipping, with_clipping
 from scripts.command import BEGAN, run_command, start_tensorflow
 from scripts.decisions import (
     fit_decision,
@@ -104,6 +105,7 @@ def _train(recipe: Recipe, run: RunDirectory, lock: RunLock) -> None:
     if session.plan is not None:
         ledger = Ledger(run.ledger, session.plan, writes=workers.is_chief)
     loop = session.loop(run, callbacks_of(session, run, ledger), ledger)
+    watch_clipping(loop, session, run)
     if not workers.is_chief:
         _follow(loop)
         return
@@ -153,7 +155,9 @@ def _train(recipe: Recipe, run: RunDirectory, lock: RunLock) -> None:
     seconds["evaluation"] = time.monotonic() - started
 
     started = time.monotonic()
-    _export(session, run, measured, privacy, rule)
+    clipping = section_of_clipping(loop, session)
+    _export(session, run, with_clipping(measured, clipping, to_publish=True), privacy, rule)
+    measured = with_clipping(measured, clipping)
     seconds["export"] = time.monotonic() - started
     measured = replace(measured, efficiency=_efficiency(session, seconds, loop))
     run.publish_logs()

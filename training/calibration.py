@@ -8,17 +8,22 @@ so a run that is resumed finds what it found before.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from configs.schema import Recipe, SettingError, TrainingSettings
+from training.privacy.group_releases import GroupReleases
 from training.privacy.plan import PrivacyPlan
+from training.privacy.sampling.balanced_poisson import largest_batch_size
 
 _MOST_STEPS = 10**7
 
 
 def resolved(
-    recipe: Recipe, num_records: int, steps_of: Callable[[TrainingSettings, int], int]
+    recipe: Recipe,
+    num_records: int,
+    steps_of: Callable[[TrainingSettings, int], int],
+    shares: Sequence[float] | None = None,
 ) -> Recipe:
     """The recipe with everything filled in that `privacy.calibrate` asks to be found.
 
@@ -26,6 +31,7 @@ def resolved(
         recipe: As it was given.
         num_records: Training examples, or users where the unit of privacy is a user.
         steps_of: Training settings and number of records -> steps of the run.
+        shares: Of groups that are to be drawn alike, each one's public share.
 
     Raises:
         SettingError: If not even one step, or one example a step, keeps to epsilon.
@@ -37,7 +43,14 @@ def resolved(
     def keeps(settings: TrainingSettings) -> bool:
         steps = steps_of(settings, num_records)
         plan = PrivacyPlan.from_settings(
-            privacy, num_examples=num_records, batch_size=settings.batch_size, steps=steps
+            privacy,
+            num_examples=num_records,
+            batch_size=settings.batch_size,
+            steps=steps,
+            shares=shares,
+            group_releases=GroupReleases.from_settings(
+                recipe.fairness, num_records, settings.batch_size
+            ),
         )
         return plan.epsilon(steps) <= float(privacy.epsilon or 0.0)
 
@@ -45,7 +58,8 @@ def resolved(
         training = replace(training, epochs=None, steps=1)
         found = _most(lambda n: keeps(replace(training, steps=n)), _MOST_STEPS)
     else:
-        found = _most(lambda n: keeps(replace(training, batch_size=n)), num_records)
+        limit = num_records if shares is None else largest_batch_size(num_records, shares)
+        found = _most(lambda n: keeps(replace(training, batch_size=n)), limit)
     if found == 0:
         raise SettingError(
             "privacy.epsilon",

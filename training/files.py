@@ -115,15 +115,15 @@ def write_atomically(path: AnyPath, text: str) -> None:
         sync_directory(path.parent)
 
 
-def append_durably(path: AnyPath, line: str) -> None:
-    """Adds `line` to the end of a file; when this returns it is on the disk or in the store.
+def append_durably(path: AnyPath, lines: str) -> None:
+    """Adds whole lines to a file's end; when this returns they are on the disk or in the store.
 
-    A line that does not fit is taken back, so that the file keeps ending with a whole one.
+    Lines that do not fit are taken back, so that the file keeps ending with a whole one.
 
     Raises:
         UserError: If it cannot be written.
     """
-    content = line.encode("utf-8")
+    content = lines.encode("utf-8")
     with writing(path):
         if isinstance(path, UPath):
             path.write_bytes(path.read_bytes() + content)

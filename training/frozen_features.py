@@ -1,7 +1,7 @@
 """The frozen part of a model, computed once for each example, when it is first drawn.
 
 Exact: the frozen part has no randomness and no trainable weight, so its activations never change.
-A run's first step therefore waits for the examples of one batch, not for one pass over all of them.
+A run's first step therefore waits for the examples of one batch, not for one pass over all.
 Activations are held in memory, within `training.cache_frozen_gb` and whatever `data.cache` says:
 that is the one thing that may grow with the number of examples, and the log says how large it is.
 """
@@ -34,8 +34,8 @@ def fits_in_memory(prefix: keras.Model, examples: int, budget_bytes: float) -> b
     needed = per_example * examples
     fits = needed <= budget_bytes
     logging.info(
-        "The frozen layers run once for each of %d examples; their activations take %.3g GB of "
-        "memory (training.cache_frozen_gb: %g)."
+        "The frozen layers run once for each of %d examples, when it is first drawn; their "
+        "activations take %.3g GB of memory (training.cache_frozen_gb: %g)."
         if fits
         else "The frozen layers run at every step: kept for %d examples, their activations would "
         "take %.3g GB of memory (training.cache_frozen_gb: %g).",

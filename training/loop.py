@@ -3,7 +3,8 @@
 Keras's own `CallbackList` drives it, so the familiar progress bar and users' own callbacks
 (EarlyStopping, ReduceLROnPlateau, TensorBoard ...) work as they do in `model.fit`. SIGTERM and
 Ctrl-C are obeyed between physical batches: the run is saved as it stood after the last whole step,
-and goes on from there to the same end.
+and goes on from there to the same end. Where several steps are taken in one call, all of this
+happens between calls; an epoch's end and a checkpoint that is due end a call early.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from training.checkpoints import Checkpoints, Position
 from training.interruption import Interruption, Stopped
 from training.one_root import OneRoot
 from training.privacy.ledger import Ledger
+from training.progress_bar import ProgressBar
 from training.randomness import Randomness
 from training.step_clock import StepClock
 from training.steps import StepTotals, TrainingStep
@@ -70,7 +72,10 @@ class Loop:
         one_root: Of a run that may not draw a step anew; None for others.
         callbacks: Keras callbacks, in the order they are called.
         checkpoint_every: Steps between checkpoints; None for each epoch's end.
+        steps_per_execution: Most steps taken in one call.
         verbose: 1 shows the progress bar.
+        before_step: Called with every step (the first of those taken in one call) about to be
+            taken, before its batch is read; None for nothing to be done then.
         clock: Times the steps.
         workers: The processes of the run; the chief's saves and records.
         give_up: Makes a batch that is still being prepared fail at once, so that a stop need not
@@ -91,7 +96,9 @@ class Loop:
     one_root: OneRoot | None = None
     callbacks: Sequence[keras.callbacks.Callback] = ()
     checkpoint_every: int | None = None
+    steps_per_execution: int = 1
     verbose: int = 1
+    before_step: Callable[[int], None] | None = None
     clock: StepClock = field(default_factory=StepClock)
     workers: Workers = field(default_factory=Workers)
     give_up: Callable[[], None] = lambda: None
@@ -125,7 +132,7 @@ class Loop:
         position = restored or Position(0)
         # Before anything is written: all have read by now.
         self.workers.require_same(
-            [position.step, None if self.ledger is None else self.ledger.releases],
+            [position.step, None if self.ledger is None else self.ledger.recorded],
             "the checkpoint and the ledger to go on from",
         )
         self._require_past(position)
@@ -149,8 +156,7 @@ class Loop:
     def _from(self, position: Position) -> int:
         self.model.stop_training = False
         callbacks = keras.callbacks.CallbackList(
-            list(self.callbacks),
-            add_progbar=bool(self.verbose),
+            [*self.callbacks, *([ProgressBar()] if self.verbose else [])],
             model=self.model,
             verbose=self.verbose,
             epochs=self.length.epochs,
@@ -176,20 +182,23 @@ class Loop:
         epoch, within = divmod(done, self.length.steps_per_epoch)
         if within == 0:
             self._totals = defaultdict(float)
+            self.step.begin_epoch()
         callbacks.on_epoch_begin(epoch)
         first = epoch * self.length.steps_per_epoch
         last = min(first + self.length.steps_per_epoch, self.length.steps)
         while done < last and not self.model.stop_training:
-            if not self._within_budget(done):
+            steps = self._next_steps(done, last)
+            if not steps:
                 self.model.stop_training = self.out_of_budget = True
                 break
+            # As Keras does it: a call begins with its first batch and ends with its last.
             callbacks.on_train_batch_begin(done - first)
             with self.clock.step(done):
-                self._take(done, batches)
-            callbacks.on_train_batch_end(done - first, self._logs())
+                self._take(steps, batches)
+            done = steps.stop
+            callbacks.on_train_batch_end(done - 1 - first, self._logs())
             self._require_finite(math.isfinite(self._totals["loss"]))
-            done += 1
-            self.steps_taken += 1
+            self.steps_taken += len(steps)
             if done == last:
                 break
             if self._asked_to_stop():
@@ -206,7 +215,7 @@ class Loop:
                 "epsilon). Training goes on with noise alone.",
                 epoch + 1,
             )
-        callbacks.on_epoch_end(epoch, self._logs())
+        callbacks.on_epoch_end(epoch, {**self._logs(), **self.step.of_groups()})
         self.model.stop_training = self.workers.any(self.model.stop_training)
         if done < self.length.steps and not self.model.stop_training:
             if self._asked_to_stop():
@@ -221,7 +230,7 @@ class Loop:
         if position.ledger is not None:
             self.ledger.require_past(position.ledger)
         saved = 0 if position.ledger is None else position.ledger["releases"]
-        unsaved = self.ledger.releases - saved
+        unsaved = self.ledger.recorded - saved
         if unsaved:
             logging.info(
                 "The ledger holds %d releases after the checkpoint of step %d. They are spent; %s",
@@ -238,21 +247,44 @@ class Loop:
         if self.one_root is not None:
             self.one_root.remove()
 
-    def _within_budget(self, step: int) -> bool:
-        if self.ledger is None or self.ledger.allows(step, self.release_identity):
-            return True
-        logging.warning(
-            "The privacy budget is spent after %d releases: one more would exceed epsilon %.4g. "
-            "Steps that were run again after an interruption drew fresh noise and counted again. "
-            "Training stops before step %d of %d; what was trained is saved and exported.",
-            self.ledger.releases,
-            self.ledger.plan.epsilon(self.ledger.plan.steps),
-            step + 1,
-            self.length.steps,
-        )
-        return False
+    def _next_steps(self, done: int, last: int) -> range:
+        """The steps of the next call; none if the privacy budget is spent."""
+        end = min(done + self.steps_per_execution, last)
+        if self.checkpoint_every:
+            end = min(end, (done // self.checkpoint_every + 1) * self.checkpoint_every)
+        steps = range(done, end)
+        if self.ledger is None:
+            return steps
+        steps = steps[: self.ledger.count_allowed(steps, self.release_identity)]
+        if not steps:
+            logging.warning(
+                "The privacy budget is spent after %d releases: one more would exceed epsilon "
+                "%.4g. Steps that were run again after an interruption drew fresh noise and "
+                "counted again. Training stops before step %d of %d; what was trained is saved and "
+                "exported.",
+                self.ledger.releases,
+                self.ledger.plan.epsilon(self.ledger.plan.steps),
+                done + 1,
+                self.length.steps,
+            )
+        return steps
 
-    def _take(self, step: int, batches: Iterator[Any]) -> None:
+    def _take(self, steps: range, batches: Iterator[Any]) -> None:
+        if self.before_step is not None:
+            # Tables of groups are due where epochs begin, and no call goes beyond an epoch.
+            self.before_step(steps[0])
+        if self.steps_per_execution == 1:
+            self._take_one(steps[0], batches)
+            return
+        counts = [self.batching.count(step) for step in steps]
+        draws = [self.step.draws(step, self.randomness) for step in steps]
+        if self.ledger is not None:
+            # All of them before the first exists: a crash in between leaves budget spent.
+            self.ledger.record_group(steps, self.release_identity)
+        for totals in self.step.take_group(batches, draws, counts):
+            self._tally(totals)
+
+    def _take_one(self, step: int, batches: Iterator[Any]) -> None:
         count = self.batching.count(step)
         before = VolatileState.of(self.model) if count > 1 else None
         totals = dict(self._totals)
@@ -314,7 +346,7 @@ class Loop:
             "loss": self._totals["loss"] / examples,
             "accuracy": self._totals["correct"] / examples,
         }
-        for term in ("unfairness", "opacity", "leakage"):
+        for term in ("unfairness", "opacity", "leakage", "adversary_loss"):
             if self._totals[term]:
                 logs[term] = self._totals[term] / examples
         if self._totals["non_finite"]:

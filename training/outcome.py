@@ -105,7 +105,7 @@ def describe_privacy(ledger: Ledger | None, *, reproducible: bool) -> dict[str, 
     if ledger is None:
         return None
     plan, validation = ledger.plan, _validation_section(ledger)
-    statement = plan.statement(ledger.releases, reproducible=reproducible)
+    statement = plan.statement(ledger.releases, reproducible=reproducible, tables=ledger.tables)
     if validation:
         statement += f" {validation['statement']}"
     return {
@@ -113,11 +113,12 @@ def describe_privacy(ledger: Ledger | None, *, reproducible: bool) -> dict[str, 
         "epsilon": ledger.epsilon,
         "delta": plan.delta,
         "releases": ledger.releases,
+        **({"group_tables": ledger.tables} if plan.group_releases else {}),
         "noise_multiplier": plan.noise_multiplier,
         "clipping_norm": plan.clipping_norm,
         "plan": plan.to_dict(),
         "accountant": plan.accountant,
-        "comparison": compared(plan.event(ledger.releases), plan.delta),
+        "comparison": compared(ledger.event, plan.delta),
         "reproducible": reproducible,
         "validation": validation,
         "statement": statement,

@@ -7,25 +7,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 import data
 import models
-from configs.schema import Recipe, SettingError, TrainingSettings, UserError, require
+from configs.schema import Recipe, UserError, require
 from data import Dataset, PreparedSplit
 from data.service import require_service
 from models import BuiltModel
-from training.batching import Batching, ShuffledSampler
+from training.adversarial_step import AdversarialStep
 from training.calibration import resolved
 from training.checkpoints import Checkpoints
-from training.fairness import Mitigation
+from training.drawing import batching_of, run_length
+from training.fairness import Mitigation, Player, Preparation, PrivateTables
 from training.feeding import ReplicaFeed
 from training.frozen_features import fits_in_memory, give_up, through_prefix
 from training.loop import Length, Loop
@@ -33,16 +34,20 @@ from training.losses import recipe_loss
 from training.objective import Terms
 from training.one_root import OneRoot, kept_root
 from training.optimizers import build_optimizer
+from training.privacy.clip_watch import ClipWatch
+from training.privacy.group_releases import GroupReleases
 from training.privacy.half_precision import use_whole_float32
 from training.privacy.inspection import probe, problems_of
 from training.privacy.ledger import Ledger
+from training.privacy.measured_precision import require_whole_float32
 from training.privacy.plan import PrivacyPlan
 from training.privacy.problems import refuse
 from training.randomness import Randomness
 from training.run_directory import RunDirectory
 from training.steps import PlainStep, PrivateStep, TrainingStep
-from training.strategy import resolve_strategy
-from training.unit_of_privacy import records_of, users_of
+from training.strategy import has_accelerators, is_tpu, resolve_strategy
+from training.tpu_operations import obstacles_of, refuse_obstacles
+from training.unit_of_privacy import records_of
 from training.workers import Workers
 
 # Enough to see whether one example's output depends on another's.
@@ -51,58 +56,13 @@ _PROBED_EXAMPLES = 3
 _HOW_IT_IS_RUN = (
     "strategy",
     "jit_compile",
+    "steps_per_execution",
     "checkpoint_every",
     "keep_checkpoints",
     "profile",
 )
 # The same of `data`: the batches are the same wherever the examples lie and are prepared.
 _WHERE_IT_LIES = ("cache", "store", "service")
-
-
-def run_length(settings: TrainingSettings, num_examples: int, unit: str = "example") -> Length:
-    """Steps of a run over `num_examples` training examples, or users where `unit` is that.
-
-    Raises:
-        SettingError: If the recipe names no length, or a batch larger than the data.
-    """
-    if settings.batch_size > num_examples:
-        raise SettingError(
-            "training.batch_size",
-            settings.batch_size,
-            f"at most the {num_examples} training {unit}s",
-        )
-    per_epoch = math.ceil(num_examples / settings.batch_size)
-    if settings.steps is not None:
-        return Length(settings.steps, min(per_epoch, settings.steps))
-    if settings.epochs is None:
-        raise SettingError("training.epochs", None, "training.epochs or training.steps to be set")
-    return Length(max(1, round(settings.epochs * per_epoch)), per_epoch)
-
-
-def physical_size(
-    settings: TrainingSettings,
-    *,
-    private: bool,
-    examples: int,
-    replicas: int,
-    capacity: int | None = None,
-    rows: int = 1,
-) -> int:
-    """Rows of a physical batch over all replicas, a multiple of `replicas` times `rows`.
-
-    `capacity`: the most examples that a step can have, where sampling bounds them. With several
-    `rows` a user, examples and capacity count users.
-    """
-    size = settings.physical_batch_size
-    if size is not None:
-        size = -(-size // rows)
-    else:
-        size = capacity or settings.batch_size
-        if private and capacity is None:
-            # Two standard deviations of room: 98 % of Poisson draws fit one physical batch.
-            size = min(examples, size + 2 * math.isqrt(size) + 1)
-            size = min(examples, -(-size // 8) * 8)
-    return -(-min(size, max(examples, 1)) // replicas) * replicas * rows
 
 
 @dataclass(frozen=True)
@@ -128,18 +88,22 @@ class Session:
         recipe: What decides it.
         dataset: The three splits.
         model: The model.
-        mitigation: What is done for fairness while training.
+        preparation: Who is drawn, and in which version, for fairness.
+        mitigation: What is minimised for fairness.
         plan: The privacy plan; None without privacy.
         length: Steps and epochs.
         workers: The processes and devices it is spread over.
         randomness: Root of all random choices.
         train: Training examples as the trained part takes them.
         validation: Validation examples, likewise.
+        versions: int64 (examples, versions), rows of `train` that are versions of each training
+            example; None where each has one row, its own.
     """
 
     recipe: Recipe
     dataset: Dataset
     model: Model
+    preparation: Preparation
     mitigation: Mitigation
     plan: PrivacyPlan | None
     length: Length
@@ -147,6 +111,7 @@ class Session:
     randomness: Randomness
     train: PreparedSplit
     validation: PreparedSplit
+    versions: np.ndarray | None = None
 
     @property
     def strategy(self) -> tf.distribute.Strategy:
@@ -166,13 +131,24 @@ class Session:
         """
         settings = self.recipe.training
         replicas = self.strategy.num_replicas_in_sync
-        batching = self._batching(replicas)
+        batching = batching_of(
+            self.recipe,
+            self.plan,
+            self.dataset,
+            self.preparation,
+            self.randomness,
+            replicas,
+            self.versions,
+        )
         size = batching.size
         optimizer, step = self._step(
-            accumulates=self.plan is not None or size < settings.batch_size
+            accumulates=self.plan is not None
+            or size < settings.batch_size * batching.rows_per_record
         )
         feed = ReplicaFeed(self.train, batching, self.strategy, self.recipe.data.service)
-        step.trace(feed.element_spec)
+        graphs = step.trace(feed.element_spec)
+        if is_tpu(self.strategy):
+            refuse_obstacles(obstacles_of(graphs, self.model.trained))
         model = self.model.built.model
         # The whole model carries the optimizer, because that is where Keras callbacks look.
         model.optimizer = optimizer
@@ -191,29 +167,33 @@ class Session:
             one_root=self._one_root(run),
             callbacks=callbacks,
             checkpoint_every=settings.checkpoint_every,
+            steps_per_execution=settings.steps_per_execution,
             verbose=verbose if self.workers.is_chief else 0,
             workers=self.workers,
             give_up=lambda: give_up(self.train),
+            before_step=self._before_step(step, ledger),
         )
 
-    def _batching(self, replicas: int) -> Batching:
-        settings, plan, examples = self.recipe.training, self.plan, len(self.train)
-        if plan is None:
-            size = physical_size(settings, private=False, examples=examples, replicas=replicas)
-            return Batching(
-                ShuffledSampler(examples, settings.batch_size, self.randomness), size, replicas
-            )
-        size = physical_size(
-            settings,
-            private=True,
-            examples=plan.num_examples,
-            replicas=replicas,
-            capacity=plan.sampling.capacity,
-            rows=plan.rows_per_record,
-        )
-        users = users_of(self.recipe, self.dataset)
-        sampler = plan.sampler(self.randomness, users)
-        return Batching(sampler, size, replicas, plan.rows_per_record)
+    def _before_step(
+        self, step: TrainingStep, ledger: Ledger | None
+    ) -> Callable[[int], None] | None:
+        """Releases noisy tables of groups, if the plan has any."""
+        if self.plan is None or self.plan.group_releases is None or step.player is None:
+            return None
+        if ledger is None:
+            raise ValueError("Noisy tables of groups need a ledger to be recorded in.")
+        return PrivateTables(
+            releases=self.plan.group_releases,
+            player=step.player,
+            model=self.model.trained,
+            loss=recipe_loss(self.recipe, self.dataset.info.label_names),
+            examples=self.train,
+            num_examples=len(self.dataset.train),
+            batch_size=self.recipe.evaluation.batch_size,
+            ledger=ledger,
+            randomness=self.randomness,
+            workers=self.workers,
+        ).before
 
     def _release_identity(self, size: int, replicas: int) -> str:
         """Two releases of one step are the same only if all of this is the same."""
@@ -243,18 +223,28 @@ class Session:
         common: dict[str, Any] = {
             "accumulates": accumulates,
             "l2": settings.l2,
-            "jit_compile": settings.jit_compile,
+            # All that a TPU runs is compiled by XLA: around the replicas, and not within.
+            "jit_compile": settings.jit_compile and not is_tpu(self.strategy),
             "group_weights": self.mitigation.weights,
             "terms": Terms.of(self.recipe.objective),
+            "steps_per_execution": settings.steps_per_execution,
         }
+        if self.mitigation.game is not None:
+            common["player"] = Player(self.mitigation.game, self.strategy)
         arguments = (self.model.trained, loss, optimizer, self.strategy)
         if self.plan is None:
-            penalty = self.mitigation.penalty
+            penalty, adversary = self.mitigation.penalty, self.mitigation.adversary
+            if adversary is not None:
+                return optimizer, AdversarialStep(*arguments, adversary=adversary, **common)
             return optimizer, PlainStep(*arguments, penalty=penalty, **common)
         budget = self.recipe.privacy.memory_budget
         memory_bytes = None if budget is None else 1e9 * budget
         return optimizer, PrivateStep(
-            *arguments, plan=self.plan, memory_bytes=memory_bytes, **common
+            *arguments,
+            plan=self.plan,
+            memory_bytes=memory_bytes,
+            watch=ClipWatch.of(self.recipe.privacy.clipping.watch, self.dataset.info.groups),
+            **common,
         )
 
 
@@ -329,11 +319,16 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
     keras.config.set_dtype_policy(recipe.training.precision)
     dataset = data.load(recipe.data)
     records, unit = records_of(recipe, dataset)
+    preparation = Preparation.of(recipe.fairness, dataset)
+    if preparation.swaps is not None:
+        dataset = data.naming_lists(dataset, preparation.swaps)
     recipe = resolved(
-        recipe, records, lambda settings, count: run_length(settings, count, unit).steps
+        recipe,
+        records,
+        lambda settings, count: run_length(settings, count, unit).steps,
+        preparation.shares,
     )
     settings = recipe.training
-    mitigation = Mitigation.of(recipe.fairness, dataset, recipe.evaluation.positive_label)
     randomness = _shared_randomness(recipe, dataset, workers, run)
     files = sorted(dataset.info.provenance.sha256.items())
     workers.require_same(
@@ -348,16 +343,28 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
             num_examples=records,
             batch_size=settings.batch_size,
             steps=length.steps,
+            shares=preparation.shares,
+            watch=ClipWatch.of(recipe.privacy.clipping.watch, dataset.info.groups),
+            versions=preparation.rows_per_record,
+            group_releases=GroupReleases.from_settings(
+                recipe.fairness, records, settings.batch_size
+            ),
         )
         use_whole_float32()
+        if has_accelerators():
+            require_whole_float32(strategy)
         if plan.needs_one_root:
             # A step that is run again must release the same to the last bit.
             tf.config.experimental.enable_op_determinism()
+    mitigation = Mitigation.of(recipe.fairness, dataset, recipe.evaluation.positive_label, plan)
     if recipe.data.service is not None:
         require_service(recipe.data.service, dataset.train)
     with strategy.scope():
         built = build_model(recipe, dataset)
-    train = data.prepare(dataset.train, built.preprocess, recipe.data.cache)
+    people, versions = dataset.train, None
+    if preparation.swaps is not None:
+        people, versions = data.with_versions(people, preparation.swaps)
+    train = data.prepare(people, built.preprocess, recipe.data.cache)
     validation = data.prepare(dataset.validation, built.preprocess, recipe.data.cache)
     if plan is not None:
         _look_over(recipe, dataset, built, validation if len(validation) else train)
@@ -378,6 +385,7 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
         recipe=recipe,
         dataset=dataset,
         model=Model(built, prefix, trained),
+        preparation=preparation,
         mitigation=mitigation,
         plan=plan,
         length=length,
@@ -385,4 +393,5 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
         randomness=randomness,
         train=train,
         validation=validation,
+        versions=versions,
     )

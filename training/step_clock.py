@@ -32,17 +32,25 @@ class StepClock:
         self.first_step_ended: float | None = None
         self._trace_into = trace_into
         self._tracing = False
+        self._waits_are_seen = False
         self._begun = self._traced = 0
         self._seconds = self._waited = self._waited_in_step = 0.0
 
     @property
     def input_wait_share(self) -> float | None:
-        """Share of the steady steps' time spent waiting for a batch; None before there is one."""
-        return self._waited / self._seconds if self._seconds else None
+        """Share of the steady steps' time spent waiting for a batch.
+
+        None before there is one, and where waits cannot be seen: several steps taken in one call
+        wait for their batches within it.
+        """
+        return self._waited / self._seconds if self._seconds and self._waits_are_seen else None
 
     @contextmanager
     def step(self, number: int) -> Iterator[None]:
-        """Times one optimizer step, and traces it if it is one of those to be traced."""
+        """Times one optimizer step, and traces it if it is one of those to be traced.
+
+        Several steps taken in one call are timed, and traced, as one.
+        """
         steady = self._begun >= _WARM_UP_STEPS
         self._begun += 1
         if steady and self._trace_into is not None and not self._traced:
@@ -67,6 +75,7 @@ class StepClock:
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Times one wait for a batch, within a step."""
+        self._waits_are_seen = True
         started = time.monotonic()
         yield
         self._waited_in_step += time.monotonic() - started

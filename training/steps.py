@@ -8,51 +8,31 @@ logical batch, and every replica then does the same arithmetic on the same numbe
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from training.fairness import GroupWeights, Penalty
+from training.fairness import GroupWeights, Penalty, Player
 from training.objective import OpacityModel, Terms, confidence
 from training.privacy.adaptive_query import half_counts
-from training.privacy.clip_methods import ClipMethod
+from training.privacy.clip_methods import CountedQuantile
 from training.privacy.clip_methods.base import LEAST_BOUND
+from training.privacy.clip_watch import ClipWatch, CountKeeper, WatchedCounts
 from training.privacy.clipping import ClippedSum, PerExampleLoss, clipped_gradient_sum
 from training.privacy.mechanisms import Draws
 from training.privacy.noise_memory import NoiseMemory
 from training.privacy.plan import PrivacyPlan
 from training.privacy.taps import find_sites
 from training.randomness import Randomness
+from training.step_groups import StepGroup, StepPrograms
+from training.step_totals import StepTotals
 
 # A step's `Draws` inside the graph: seeds, coefficients and slot.
 Noise: TypeAlias = "tuple[tf.Tensor, tf.Tensor, tf.Tensor]"
-
-
-@dataclass(frozen=True)
-class StepTotals:
-    """Sums over the real examples of a physical batch (training examples: not private).
-
-    Attributes:
-        loss: Sum of losses.
-        correct: Examples whose most likely label is the true one.
-        examples: Real examples.
-        non_finite: Examples left out because their gradient was not finite.
-        unfairness: Penalty of the physical batch, times its real examples; 0 without one.
-        opacity: Sum of opacities; 0 where the objective has no such term.
-        leakage: Sum of leakages; likewise.
-    """
-
-    loss: float
-    correct: float
-    examples: float
-    non_finite: float
-    unfairness: float = 0.0
-    opacity: float = 0.0
-    leakage: float = 0.0
 
 
 class TrainingStep(ABC):
@@ -68,12 +48,16 @@ class TrainingStep(ABC):
         jit_compile: Compile with XLA.
         group_weights: Weights of examples by group and label.
         terms: What is added to the loss beside unfairness.
+        steps_per_execution: Most steps that `take_group` takes in one call.
+        player: A second player, who prices examples by group and label.
     """
 
     # Of mechanisms whose noise builds on earlier noise; none without such a mechanism.
     _memory: NoiseMemory | None = None
-    # Numbers that are summed over the logical batch beside the gradients.
-    _further_sums = 0
+    # Of a step that counts who is clipped.
+    _keeper: CountKeeper | None = None
+    # Shapes of what is summed over the logical batch beside the gradients.
+    _further_shapes: tuple[tuple[int, ...], ...] = ()
 
     def __init__(
         self,
@@ -87,10 +71,13 @@ class TrainingStep(ABC):
         jit_compile: bool = False,
         group_weights: GroupWeights | None = None,
         terms: Terms | None = None,
+        steps_per_execution: int = 1,
+        player: Player | None = None,
     ):
+        self._steps_per_execution = steps_per_execution
         self._model, self._loss, self._optimizer = model, loss, optimizer
         self._strategy, self._l2 = strategy, l2
-        self._group_weights = group_weights
+        self._group_weights, self.player = group_weights, player
         self._terms = terms or Terms()
         self._variables = model.trainable_variables
         with strategy.scope():
@@ -98,7 +85,7 @@ class TrainingStep(ABC):
             self._accumulated = (
                 [
                     *(self._local_total(tuple(v.shape)) for v in self._variables),
-                    *(self._local_total(()) for _ in range(self._further_sums)),
+                    *(self._local_total(shape) for shape in self._further_shapes),
                 ]
                 if accumulates
                 else []
@@ -137,6 +124,11 @@ class TrainingStep(ABC):
         """From the sums over the whole logical batch to the gradient that is applied."""
 
     def _loss_of(self, batch: dict[str, Any]) -> PerExampleLoss:
+        """The loss that is minimised: each example's depends on itself and its group alone."""
+        loss = self._task_loss_of(batch)
+        return loss if self.player is None else self.player.priced(batch, loss)
+
+    def _task_loss_of(self, batch: dict[str, Any]) -> PerExampleLoss:
         """The loss with each example's weight, which depends on its own group and label alone."""
         if self._group_weights is None:
             return self._terms.added_to(self._loss)
@@ -162,11 +154,24 @@ class TrainingStep(ABC):
     @property
     def state(self) -> list[tf.Variable]:
         """What a checkpoint must keep, beside model and optimizer, for the same next step."""
-        return []
+        return [] if self.player is None else self.player.state
+
+    def of_groups(self) -> dict[str, float]:
+        """What a second player holds and has seen, by name; see `Player.named`."""
+        return {} if self.player is None else self.player.named()
 
     def released(self) -> dict[str, float]:
         """What the releases so far made known beside the weights; epsilon covers it."""
         return {}
+
+    def begin_epoch(self) -> None:
+        """To be called before the first step of an epoch."""
+        if self._keeper is not None:
+            self._keeper.begin_epoch()
+
+    def watched(self) -> WatchedCounts | None:
+        """Who was clipped so far; None where nobody counts."""
+        return None if self._keeper is None else self._keeper.read()
 
     def draws(self, step: int, randomness: Randomness) -> Draws:
         """What `finish` takes for the noise of `step`; a plain step ignores it."""
@@ -190,6 +195,27 @@ class TrainingStep(ABC):
         noise = (draws.seeds, draws.coefficients, np.int32(draws.slot))
         return _read(run(batch, tuple(tf.constant(part) for part in noise)))
 
+    def take_group(
+        self, batches: Iterator[Any], draws: Sequence[Draws], counts: Sequence[int]
+    ) -> list[StepTotals]:
+        """Takes several whole steps in one call: the same as `add` and `finish` of each.
+
+        Args:
+            batches: A `tf.data` or distributed iterator.
+            draws: From `draws` for the steps about to be taken, all of them paid for.
+            counts: Physical batches of each step.
+
+        Returns:
+            The totals of every physical batch, in order.
+        """
+        return self._group.take(batches, draws, counts)
+
+    @cached_property
+    def _group(self) -> StepGroup:
+        remember = None if self._memory is None else self._memory.remember
+        programs = StepPrograms(self._add, self._finish_alone, self._finish_accumulated, remember)
+        return StepGroup(programs, self._steps_per_execution)
+
     def recall(self, steps: int, randomness: Randomness) -> None:
         """To be called once, before the first step, in a run that has taken `steps` before.
 
@@ -200,22 +226,57 @@ class TrainingStep(ABC):
         if self._memory is not None:
             self._memory.recall(steps, lambda step: self.draws(step, randomness))
 
-    def trace(self, batch: Any) -> None:
-        """Compiles the step for batches like `batch`, so that a refused model is refused now.
+    def trace(self, batch: Any) -> list[tf.Graph]:
+        """Traces the step for batches like `batch`, so that a refused model is refused now.
 
         Args:
             batch: The feed's `element_spec`.
 
+        Returns:
+            The graphs of the programs that a step of one physical batch runs.
+
         Raises:
             UserError: If the model cannot be trained privately; names layer and remedy.
         """
+        *noise, remembered = self._noise_specs()
+        traced = [self._finish_alone.get_concrete_function(batch, tuple(noise)).graph]
+        if self._memory is not None:
+            traced.append(self._memory.remember.get_concrete_function(*remembered).graph)
+        return traced
+
+    def lowered(self, batch: Any) -> list[str]:
+        """The programs of a step as XLA takes them (HLO), before it optimizes; runs nothing.
+
+        Args:
+            batch: As in `trace`; on one device.
+
+        Raises:
+            ValueError: If XLA cannot take them; says why in XLA's words.
+        """
+
+        def hlo(function: Callable[..., Any], arguments: Any) -> str:
+            compiled = tf.function(function, autograph=False, jit_compile=True)
+            # It wants values, which it does not look at.
+            zeros = tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), arguments)
+            return str(compiled.experimental_get_compiler_ir(*zeros)(stage="hlo"))
+
+        def finish(batch: Any, noise: Noise) -> Any:
+            return self._replica_finish(batch, noise, accumulated=bool(self._accumulated))
+
+        *noise, remembered = self._noise_specs()
+        programs = [hlo(finish, (batch, tuple(noise)))]
+        if self._memory is not None:
+            programs.append(hlo(self._memory.advance_replica, remembered))
+        return programs
+
+    def _noise_specs(self) -> Any:
+        """Specifications of `Noise` and, last, of what `NoiseMemory.remember` takes."""
         draws = self.draws(0, Randomness(0, reproducible=True))
-        noise = (
-            tf.TensorSpec(draws.seeds.shape, tf.int64),
-            tf.TensorSpec(draws.coefficients.shape, tf.float32),
-            tf.TensorSpec([], tf.int32),
-        )
-        self._finish_alone.get_concrete_function(batch, noise)
+        seeds = tf.TensorSpec(draws.seeds.shape, tf.int64)
+        coefficients = tf.TensorSpec(draws.coefficients.shape, tf.float32)
+        slot = tf.TensorSpec([], tf.int32)
+        feedback = tf.TensorSpec(draws.feedback.shape, tf.float32)
+        return seeds, coefficients, slot, (seeds, coefficients, feedback, slot)
 
     def finalize(self) -> None:
         """To be called once, after the last step: the optimizer's last word on the weights.
@@ -324,6 +385,9 @@ class PlainStep(TrainingStep):
 
     def __init__(self, *arguments: Any, penalty: Penalty | None = None, **further: Any):
         self._penalty = penalty
+        player = further.get("player")
+        if player is not None:
+            self._further_shapes = (player.table_shape,)
         super().__init__(*arguments, **further)
         self._opacity = OpacityModel(self._model) if self._terms.opacity else None
 
@@ -343,6 +407,10 @@ class PlainStep(TrainingStep):
                 total += self._penalty.weight * unfairness
         found = tape.gradient(total, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         sums = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in found]
+        if self.player is not None:
+            # The task's own loss is what is told of, and what groups are compared by.
+            losses = tf.where(mask, self._task_loss_of(batch)(batch["labels"], logits), 0.0)
+            sums.append(self.player.table(batch, logits, self._loss(batch["labels"], logits)))
         report = _report(batch["labels"], logits, losses, mask, tf.zeros([]))
         report = self._apart(report, logits, mask)
         return sums, {**report, "unfairness": unfairness, "opacity": opacity}
@@ -357,6 +425,10 @@ class PlainStep(TrainingStep):
         return logits, losses, tf.zeros_like(losses)
 
     def _release(self, sums: list[tf.Tensor], examples: tf.Tensor, noise: Noise) -> list[tf.Tensor]:
+        if self.player is not None:
+            # The model moves by the prices before this table: both players move at once.
+            *sums, table = sums
+            self.player.learn(table)
         return [total / tf.maximum(examples, 1.0) for total in sums]
 
 
@@ -368,9 +440,11 @@ class PrivateStep(TrainingStep):
         plan's public constant.
 
     Args:
-        plan: Sets clipping, noise and divisor.
+        plan: Sets clipping, noise and divisor; and the noisy tables that a player learns from,
+            which are no part of the step (`training.fairness.PrivateTables`).
         memory_bytes: Most that per-example gradients may hold at once, as in
             `training.privacy.norms.within_memory`.
+        watch: Who is clipped, bare, for the operator's eyes; what is released the plan names.
         further: As `TrainingStep`.
     """
 
@@ -379,13 +453,22 @@ class PrivateStep(TrainingStep):
         *arguments: Any,
         plan: PrivacyPlan,
         memory_bytes: float | None = None,
+        watch: ClipWatch | None = None,
         **further: Any,
     ):
         self._plan, self._query = plan, plan.query()
         self._memory_bytes = memory_bytes
         self._sites = find_sites(arguments[0])
-        self._bound = _bound(plan, arguments[3]) if plan.clipping.adapts else None
-        self._further_sums = int(plan.clipping.adapts)
+        self._adapting = plan.clipping if isinstance(plan.clipping, CountedQuantile) else None
+        self._bound = None if self._adapting is None else _bound(self._adapting, arguments[3])
+        watch = plan.watch or watch
+        if watch is not None:
+            self._keeper = CountKeeper(watch, plan.noise_multiplier, arguments[3])
+        # The counts of who is clipped come last.
+        self._further_shapes = (
+            *([] if self._adapting is None else [()]),
+            *([] if watch is None else [watch.shape]),
+        )
         super().__init__(*arguments, **further)
         if plan.mechanism.slots:
             self._memory = NoiseMemory(
@@ -398,22 +481,27 @@ class PrivateStep(TrainingStep):
 
     @property
     def state(self) -> list[tf.Variable]:
-        return [] if self._bound is None else [self._bound]
+        return [
+            *([] if self._bound is None else [self._bound]),
+            *([] if self._keeper is None else self._keeper.state),
+            *super().state,
+        ]
 
     def released(self) -> dict[str, float]:
-        return (
-            {}
-            if self._bound is None
-            else {"clipping_norm": float(tf.convert_to_tensor(self._bound))}
-        )
+        if self._adapting is None:
+            return {}
+        return {self._adapting.released_as: float(tf.convert_to_tensor(self._bound))}
 
     def draws(self, step: int, randomness: Randomness) -> Draws:
-        released = max(1, len(self._variables)) + self._further_sums
-        return self._plan.draws(step, randomness, released)
+        # Bare counts take no noise, so that watching leaves all noise as it was.
+        further = int(self._adapting is not None) + int(self._plan.watch is not None)
+        return self._plan.draws(step, randomness, max(1, len(self._variables)) + further)
 
     def _gradient_sum(self, batch: dict[str, Any]) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
         bound = None if self._bound is None else tf.convert_to_tensor(self._bound)
-        clipping: ClipMethod | tf.Tensor = self._plan.clipping if bound is None else bound
+        clipping: Any = self._plan.clipping
+        if self._adapting is not None:
+            clipping = self._adapting.in_use(bound)
         clipped = clipped_gradient_sum(
             self._model,
             self._loss_of(batch),
@@ -426,18 +514,28 @@ class PrivateStep(TrainingStep):
         sums = list(clipped.gradients)
         if bound is not None:
             sums.append(tf.reduce_sum(half_counts(clipped.norms, clipped.used, bound)))
+        if self._keeper is not None:
+            watch = self._keeper.watch
+            groups = batch["groups"][watch.attribute][:: self._plan.rows_per_record]
+            sums.append(watch.counts(groups, clipped.relative_norms, clipped.used))
         return sums, self._observe(batch, clipped)
 
     def _observe(self, batch: dict[str, Any], clipped: ClippedSum) -> dict[str, tf.Tensor]:
         """What to report of a physical batch: a tensor for each field of `StepTotals`."""
-        report = _report(
-            batch["labels"], clipped.logits, clipped.losses, batch["mask"], clipped.non_finite
-        )
-        used = tf.repeat(clipped.used, self._plan.rows_per_record)
+        losses, used = clipped.losses, tf.repeat(clipped.used, self._plan.rows_per_record)
+        if self.player is not None:
+            task = self._task_loss_of(batch)(batch["labels"], clipped.logits)
+            losses = tf.where(batch["mask"] & used, task, 0.0)
+        report = _report(batch["labels"], clipped.logits, losses, batch["mask"], clipped.non_finite)
         return self._apart(report, clipped.logits, batch["mask"] & used)
 
     def _release(self, sums: list[tf.Tensor], examples: tf.Tensor, noise: Noise) -> list[tf.Tensor]:
         seeds, coefficients, slot = noise
+        if self._keeper is not None:
+            *sums, counts = sums
+            self._keeper.add(counts, seeds[:, -1:], coefficients)
+        if self._plan.watch is not None:
+            seeds = seeds[:, :-1]
         if self._bound is not None:
             state = self._query.seeded_global_state(seeds, coefficients, self._bound)
         elif self._memory is None:
@@ -450,11 +548,11 @@ class PrivateStep(TrainingStep):
         return [total / self._plan.batch_size for total in noised]
 
 
-def _bound(plan: PrivacyPlan, strategy: tf.distribute.Strategy) -> tf.Variable:
-    """The clipping norm in use, where it moves."""
+def _bound(method: CountedQuantile, strategy: tf.distribute.Strategy) -> tf.Variable:
+    """The clipping norm (or threshold) in use, where it moves."""
     with strategy.scope():
         return tf.Variable(
-            plan.clipping_norm,
+            method.start,
             dtype=tf.float32,
             trainable=False,
             # All replicas compute the same from the same all-reduced count.

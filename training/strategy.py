@@ -27,6 +27,16 @@ def resolve_strategy(name: str) -> tf.distribute.Strategy:
     return _BUILDERS[name]()
 
 
+def is_tpu(strategy: tf.distribute.Strategy) -> bool:
+    """Whether a strategy's replicas are TPU cores."""
+    return isinstance(strategy, tf.distribute.TPUStrategy)
+
+
+def has_accelerators() -> bool:
+    """Whether anything but CPUs is there to compute on."""
+    return any(d.device_type not in ("CPU", "TPU_SYSTEM") for d in tf.config.list_logical_devices())
+
+
 def _automatic() -> str:
     if os.environ.get("TPU_NAME"):
         return "tpu"

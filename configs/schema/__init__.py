@@ -4,12 +4,18 @@ Free of TensorFlow, so that `sterling --help` answers at once. Each room of the 
 own section and nothing else.
 """
 
-from configs.schema.clipping import ClippingGroup, ClippingSettings
+from configs.schema.clipping import ClippingGroup, ClippingSettings, ClippingWatchSettings
 from configs.schema.data import DataSettings, ImageFolderSettings, TableSettings, TfdsSettings
 from configs.schema.decision import AbstainSettings, DecisionSettings, ThresholdSettings
 from configs.schema.errors import SettingError, UserError, require
 from configs.schema.evaluation import EvaluationSettings
-from configs.schema.fairness import FairnessSettings, PenaltySettings
+from configs.schema.fairness import FairnessSettings, PenaltySettings, SwapSettings
+from configs.schema.group_games import (
+    AdversarySettings,
+    ConstraintSettings,
+    GroupDroSettings,
+    ReleaseSettings,
+)
 from configs.schema.mechanism import MechanismSettings
 from configs.schema.model import (
     BertSettings,
@@ -26,14 +32,18 @@ from configs.schema.training import OptimizerSettings, TrainingSettings
 
 __all__ = [
     "AbstainSettings",
+    "AdversarySettings",
     "BertSettings",
     "ClippingGroup",
     "ClippingSettings",
+    "ClippingWatchSettings",
     "CnnSettings",
+    "ConstraintSettings",
     "DataSettings",
     "DecisionSettings",
     "EvaluationSettings",
     "FairnessSettings",
+    "GroupDroSettings",
     "ImageFolderSettings",
     "MechanismSettings",
     "MlpSettings",
@@ -43,9 +53,11 @@ __all__ = [
     "PenaltySettings",
     "PrivacySettings",
     "Recipe",
+    "ReleaseSettings",
     "ResNet50Settings",
     "SamplingSettings",
     "SettingError",
+    "SwapSettings",
     "TableSettings",
     "TfdsSettings",
     "ThresholdSettings",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from configs.schema.errors import SettingError, require
+from configs.schema.errors import require
+from configs.schema.word_lists import require_word_lists
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,7 @@ class CounterfactualSettings:
     def __post_init__(self) -> None:
         key = "evaluation.counterfactual"
         require(self.examples >= 1, f"{key}.examples", self.examples, "a whole number >= 1")
-        for name, words in self.word_lists.items():
-            if not isinstance(words, str):
-                _require_rows(f"{key}.word_lists.{name}", words)
+        require_word_lists(f"{key}.word_lists", self.word_lists)
         for name, variants in self.templates.items():
             require(
                 len(variants) >= 2 and all("{text}" in variant for variant in variants),
@@ -48,18 +47,6 @@ class CounterfactualSettings:
     def asked_for(self) -> bool:
         """Whether there is anything to change."""
         return bool(self.word_lists or self.templates or self.image_pairs)
-
-
-def _require_rows(key: str, rows: Any) -> None:
-    fits = (
-        isinstance(rows, list)
-        and len(rows) >= 2
-        and all(isinstance(row, list) and len(row) == len(rows[0]) >= 2 for row in rows)
-    )
-    if not fits:
-        raise SettingError(
-            key, rows, "the path of a CSV file, or rows of as many terms as the first, the header"
-        )
 
 
 @dataclass(frozen=True)

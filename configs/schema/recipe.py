@@ -45,6 +45,14 @@ class Recipe:
             self.objective.require_private()
             if self.privacy.unit == "user":
                 self._require_users()
+        else:
+            self.fairness.require_plain()
+        require(
+            self.objective.opacity_weight == 0 or self.fairness.adversary.parity is None,
+            "objective.opacity_weight",
+            self.objective.opacity_weight,
+            "0 beside fairness.adversary, whose gradient is projected off the task's alone",
+        )
 
     def _require_users(self) -> None:
         require(
@@ -59,6 +67,19 @@ class Recipe:
             self.decision.thresholds.attribute,
             "null with privacy.unit: user: thresholds count validation examples one by one, and "
             "what that costs a user with several of them is not bounded",
+        )
+        require(
+            self.fairness.balanced_sampling is None,
+            "fairness.balanced_sampling",
+            self.fairness.balanced_sampling,
+            "null with privacy.unit: user: a user's examples may be of several groups",
+        )
+        swaps = self.fairness.swaps
+        require(
+            not swaps.word_lists or swaps.mode != "together",
+            "fairness.swaps.mode",
+            swaps.mode,
+            "random with privacy.unit: user, whose rows are bounded together as they are",
         )
         size, rows = self.training.physical_batch_size, self.privacy.examples_per_user or 1
         require(

@@ -64,6 +64,8 @@ class TrainingSettings:
         strategy: How training is spread over devices.
         precision: Keras dtype policy. Clip factors, sums and noise are float32 in any case.
         jit_compile: Compile the step with XLA.
+        steps_per_execution: Optimizer steps taken in one call of one TensorFlow function. They
+            are the same steps; callbacks, checkpoints and signals are served between calls.
         seed: Makes a run reproducible. None draws every random choice from the operating
             system; with privacy only then is the noise secret.
         checkpoint_every: Optimizer steps between checkpoints; none saves at each epoch's end.
@@ -86,6 +88,7 @@ class TrainingSettings:
     strategy: Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"] = "auto"
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     jit_compile: bool = False
+    steps_per_execution: int = 1
     seed: Optional[int] = None
     checkpoint_every: Optional[int] = None
     keep_checkpoints: int = 2
@@ -110,6 +113,7 @@ class TrainingSettings:
             "steps",
             "batch_size",
             "physical_batch_size",
+            "steps_per_execution",
             "checkpoint_every",
             "keep_checkpoints",
             "early_stopping_patience",

@@ -40,7 +40,7 @@ from data.sources.tfds_features import (
 from data.sources.tfds_store import RecordColumn, adding_to, require_store, store_of
 
 MEMORY_LIMIT_BYTES = 8 << 30
-_RECORDS_PER_READ = 1024
+_RECORDS_PER_READ = 128
 _log = logging.getLogger(__name__)
 
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from configs.schema.errors import SettingError, UserError
 from configs.schema.evaluation import CounterfactualSettings, EvaluationSettings
+from data.word_lists import WordList, read_word_list
 from evaluation.counterfactual.image_pairs import read_image_pairs
 from evaluation.counterfactual.measure import Perturbation, measure_perturbation
-from evaluation.counterfactual.word_lists import WordList, read_word_list
 from evaluation.fairness.definitions import CONFIDENCE
 from evaluation.fairness.measure import tracked_labels
 

@@ -38,23 +38,14 @@ def _text(number: int) -> str:
     return " ".join(WORDS[(number * step) % len(WORDS)] for step in range(1, 3 + number % 4))
 
 
-def _csv(folder: Path) -> DataSettings:
-    rows = [f'"{_text(n)}",{n},{n / 7},{"ab"[n % 2]},{"xy"[n % 3 > 0]}' for n in range(EXAMPLES)]
+def csv_text(folder: Path) -> DataSettings:
+    rows = [f'"{_text(n)}",{"ab"[n % 2]},{"xy"[n % 3 > 0]}' for n in range(EXAMPLES)]
     rows = [row.replace('a "quoted" word', 'a ""quoted"" word') for row in rows]
     # With a byte-order mark, an empty line and both kinds of line ends.
-    content = "\ufefftext,one,two,label,town\r\n" + "\n".join(rows[:30]) + "\n\r\n"
+    content = "\ufefftext,label,town\r\n" + "\n".join(rows[:30]) + "\n\r\n"
     (folder / "people.csv").write_bytes((content + "\r\n".join(rows[30:])).encode())
-    return replace(SETTINGS, source="csv", table=TableSettings(str(folder / "people.csv")))
-
-
-def csv_text(folder: Path) -> DataSettings:
-    settings = _csv(folder)
-    return replace(settings, table=replace(settings.table, text="text", groups=["town"]))
-
-
-def csv_features(folder: Path) -> DataSettings:
-    settings = _csv(folder)
-    return replace(settings, table=replace(settings.table, features=["one", "two"]))
+    table = TableSettings(str(folder / "people.csv"), text="text", groups=["town"])
+    return replace(SETTINGS, source="csv", table=table)
 
 
 def jsonl_text(folder: Path) -> DataSettings:
@@ -102,12 +93,10 @@ def _tfds(folder: Path, file_format: str, **chosen: str) -> DataSettings:
 
 SOURCES = {
     "csv text": csv_text,
-    "csv features": csv_features,
     "jsonl text": jsonl_text,
     "image folder": image_folder,
     "tfds text": lambda folder: _tfds(folder, "array_record", text="text"),
     "tfds images": lambda folder: _tfds(folder, "array_record", image="image"),
-    "tfds text from a stream": lambda folder: _tfds(folder, "tfrecord", text="text"),
     "tfds images from a stream": lambda folder: _tfds(folder, "tfrecord", image="image"),
     "digits": lambda folder: replace(SETTINGS, source="digits", limit=EXAMPLES),
 }
@@ -132,7 +121,6 @@ PREPROCESSORS = {
         sequence_length=6,
     ),
     "image": ImagePreprocessor(8, "imagenet"),
-    "features": lambda raw: {"features": (raw - 3.0) / 7.0},
 }
 
 

@@ -110,6 +110,18 @@ def test_two_workers_end_with_the_weights_and_the_ledger_of_one_device(
 
 
 @pytest.mark.slow
+def test_two_workers_taking_steps_in_groups_end_with_the_same_weights(
+    recipe, undisturbed, tmp_path
+):
+    # A checkpoint is due every 4 steps, so that the calls take 3, 1, 3, 1 ... steps.
+    options = (f"{OPTION}=2", "--training.steps_per_execution=3")
+    grouped = finished(recipe, tmp_path / "run", *options)
+    for one, two in zip(weights(grouped), weights(undisturbed), strict=True):
+        np.testing.assert_array_equal(two, one)
+    assert Ledger.existing(grouped / "ledger.jsonl").releases == 20
+
+
+@pytest.mark.slow
 def test_killed_worker_ends_the_run_and_the_same_command_finishes_it_bit_for_bit(
     recipe, undisturbed, tmp_path
 ):

@@ -34,8 +34,10 @@ from training.privacy.clip_methods import (
     AdaptiveClipping,
     ClipMethod,
     FlatClipping,
+    GlobalAdaptClipping,
     PerLayerClipping,
 )
+from training.privacy.clip_watch import ClipWatch
 from training.privacy.ledger import Ledger
 from training.privacy.mechanisms import GaussianMechanism
 from training.privacy.plan import PrivacyPlan
@@ -136,6 +138,63 @@ def sensitivity(method: ClipMethod) -> dict[str, float]:
     return found
 
 
+def watched(watch: ClipWatch) -> float:
+    """The largest difference between the counts of two replicas and of one device."""
+    released = None if watch.share is None else watch
+    plan = PrivacyPlan(
+        PoissonSampling(100, 12),
+        FlatClipping(0.2),
+        GaussianMechanism(0.5),
+        steps=9,
+        delta=1e-3,
+        watch=released,
+    )
+    mirrored = tf.distribute.MirroredStrategy(
+        ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
+    )
+    inputs = np.random.default_rng(1).normal(size=(12, 5)).astype("float32")
+
+    def batch(rows: Any) -> dict[str, Any]:
+        numbers = np.asarray(list(rows))
+        return {
+            "inputs": tf.constant(inputs[numbers]),
+            "labels": tf.constant(numbers % 3),
+            "groups": {"ward": tf.constant(numbers % 2)},
+            "mask": tf.constant(numbers != 5),
+        }
+
+    def counted(strategy: tf.distribute.Strategy, shares: Any) -> np.ndarray:
+        with strategy.scope():
+            keras.utils.set_random_seed(2)
+            model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])
+        step = PrivateStep(
+            model,
+            cross_entropy(["a", "b", "c"]),
+            keras.optimizers.SGD(0.0),
+            strategy,
+            accumulates=True,
+            plan=plan,
+            watch=watch,
+        )
+        for number in range(2):
+            step.begin_epoch()
+            draws = step.draws(number, Randomness.from_seed(0))
+            step.add(shares(range(6)))
+            step.finish(shares(range(6, 12)), draws, accumulated=True)
+        found = step.watched()
+        assert found is not None
+        assert found.run.sum() > 0
+        return np.concatenate([found.epoch, found.run])
+
+    def dealt(rows: range) -> Any:
+        return mirrored.experimental_distribute_values_from_function(
+            lambda context: batch(rows[context.replica_id_in_sync_group :: 2])
+        )
+
+    one = counted(tf.distribute.get_strategy(), batch)
+    return float(np.abs(counted(mirrored, dealt) - one).max())
+
+
 def clipping() -> dict[str, Any]:
     """Replicas that share a moving bound, and how far one example moves their sum."""
     sgd = OptimizerSettings(name="SGD", learning_rate=0.1)
@@ -147,10 +206,16 @@ def clipping() -> dict[str, Any]:
     )
     mlp = replace(BASE.model.mlp, dropout=0.0)
     recipe = replace(BASE, privacy=adaptive, model=replace(BASE.model, mlp=mlp), training=training)
-    methods = (FlatClipping(0.2), PerLayerClipping(0.2), AdaptiveClipping(0.2))
+    methods = (
+        FlatClipping(0.2),
+        PerLayerClipping(0.2),
+        AdaptiveClipping(0.2),
+        GlobalAdaptClipping(0.2, 0.2),
+    )
     with tempfile.TemporaryDirectory() as folder:
         return {
             "private, adaptive": compare(recipe, Path(folder)),
+            "watched": max(watched(ClipWatch("ward", 2, share)) for share in (None, 0.1)),
             "sensitivity": {method.method: sensitivity(method) for method in methods},
         }
 
@@ -202,10 +267,41 @@ def kinds(
     return results
 
 
+def groups(steps: int, per_execution: int) -> dict[str, Any]:
+    """Steps taken several in a call against steps taken one by one, on the replicas alike."""
+    found = {}
+    for name, privacy, physical in (
+        ("plain", PrivacySettings(), None),
+        ("private, accumulated", PrivacySettings(enabled=True, noise_multiplier=0.5), 40),
+    ):
+        single = replace(
+            BASE,
+            privacy=privacy,
+            training=replace(
+                BASE.training, steps=steps, physical_batch_size=physical, strategy="mirrored"
+            ),
+        )
+        several = replace(single.training, steps_per_execution=per_execution)
+        with tempfile.TemporaryDirectory() as folder:
+            ones = trained(single, Path(folder) / "1").trainable_variables
+            groups = trained(replace(single, training=several), Path(folder) / "n")
+        of_replicas = [
+            [variable.value.values[i].numpy() for variable in groups.trainable_variables]
+            for i in range(len(tf.config.list_logical_devices("CPU")))
+        ]
+        found[name] = {
+            "single steps": largest_difference(of_replicas[0], [v.numpy() for v in ones]),
+            "replicas": max(largest_difference(of_replicas[0], other) for other in of_replicas),
+        }
+    return found
+
+
 def main() -> None:
     """Prints the differences that the command line asks for."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("kinds", "accumulated", "clipping", "noiseless", "users"))
+    parser.add_argument(
+        "what", choices=("kinds", "accumulated", "clipping", "noiseless", "users", "groups")
+    )
     parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--steps", type=int, default=5)
     arguments = parser.parse_args()
@@ -220,6 +316,9 @@ def main() -> None:
         return
     if arguments.what == "users":
         print(json.dumps(users(physical=2 * 3 * arguments.replicas)))
+        return
+    if arguments.what == "groups":
+        print(json.dumps(groups(arguments.steps, 3)))
         return
     if arguments.what == "noiseless":
         silent = replace(private, noise_multiplier=NO_NOISE)

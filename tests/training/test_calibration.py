@@ -6,8 +6,8 @@ import pytest
 
 from configs.schema import PrivacySettings, Recipe, SettingError, TrainingSettings
 from training.calibration import resolved
+from training.drawing import run_length
 from training.privacy.plan import PrivacyPlan
-from training.session import run_length
 
 EXAMPLES = 20_000
 

@@ -20,10 +20,11 @@ from configs.schema import (
 )
 from evaluation.callbacks import PrivacyCallback
 from tests.training.conftest import PRIVATE, assert_identical, weights_of
+from training.drawing import physical_size, run_length
 from training.privacy.ledger import Ledger
 from training.randomness import Randomness
 from training.run_directory import RunDirectory
-from training.session import open_session, physical_size, run_length
+from training.session import open_session
 
 
 def loop_of(session, tmp_path, callbacks=()):

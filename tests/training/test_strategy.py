@@ -92,18 +92,30 @@ def test_replicas_that_share_users_out_end_with_the_weights_of_one_device():
     assert_same_weights(run_replicas("users")["users"])
 
 
+@pytest.mark.slow
+def test_replicas_taking_steps_in_groups_end_with_the_weights_of_single_steps():
+    found = run_replicas("groups", "--steps", "10")
+    assert len(found) == 2
+    for differences in found.values():
+        assert differences == {"single steps": 0.0, "replicas": 0.0}
+
+
 def assert_same_weights(found: dict[str, float]) -> None:
     assert found["strategies"] < 1e-5
     assert found["replicas"] == 0.0
     assert found["moved"] > 0.01
 
 
-@pytest.mark.parametrize("method", ["flat", "per_layer", "adaptive"])
+@pytest.mark.parametrize("method", ["flat", "per_layer", "adaptive", "global_adapt"])
 def test_one_example_moves_the_sum_over_replicas_by_no_more_than_the_bound(differences, method):
     moved = differences["sensitivity"][method]
     # Weights of size 1 hold the sum in float32: 6e-8 x 12 examples / 0.2 and some.
     assert all(distance <= 1 + 1e-4 for distance in moved.values())
     assert max(moved.values()) > 0.99  # and one of them takes it up
+
+
+def test_replicas_count_who_is_clipped_once(differences):
+    assert differences["watched"] < 1e-4  # noise of 5 is on the counts of one of the two
 
 
 def test_one_cpu_is_one_device():

@@ -17,6 +17,7 @@ from configs.schema import (
     BertSettings,
     DataSettings,
     DecisionSettings,
+    FairnessSettings,
     MechanismSettings,
     MlpSettings,
     ModelSettings,
@@ -25,6 +26,7 @@ from configs.schema import (
     Recipe,
     SamplingSettings,
     SettingError,
+    SwapSettings,
     TableSettings,
     ThresholdSettings,
     TrainingSettings,
@@ -34,10 +36,11 @@ from data.contracts import PADDING
 from tests.models.conftest import WORDS, tiny_bert  # noqa: F401
 from tests.training.conftest import assert_identical, weights_of
 from tests.training.privacy.naive import clipped_sum, per_example_gradients, relative_error
+from training.drawing import physical_size
 from training.losses import recipe_loss
 from training.privacy.ledger import Ledger
 from training.run_directory import RunDirectory
-from training.session import Model, Session, open_session, physical_size
+from training.session import Model, Session, open_session
 from training.unit_of_privacy import users_of
 
 PEOPLE, K = 30, 3
@@ -261,6 +264,27 @@ def test_recipe_that_cannot_protect_users_is_refused(by_user: Any, name: str) ->
 def test_bound_on_examples_belongs_to_users(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingError, match=message):
         replace(PRIVATE, **changes)
+
+
+COUNTED = {"public_counts": {w: {"no": 5, "yes": 5} for w in ("north", "south")}}
+ANIMALS = [["cat", "dog"], ["cats", "dogs"]]
+OF_ONE_GROUP = {
+    "balanced groups": (
+        {"fairness": FairnessSettings(attribute="ward", balanced_sampling="group", **COUNTED)},
+        r"fairness\.balanced_sampling: expected null with privacy\.unit: user",
+    ),
+    "versions beside rows": (
+        {"fairness": FairnessSettings(swaps=SwapSettings({"a": ANIMALS}, "together"))},
+        r"fairness\.swaps\.mode: expected random with privacy\.unit: user",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OF_ONE_GROUP)
+def test_what_takes_a_user_for_an_example_is_refused(by_user: Any, name: str) -> None:
+    changes, message = OF_ONE_GROUP[name]
+    with pytest.raises(SettingError, match=message):
+        replace(by_user(), **changes)
 
 
 def test_thresholds_that_count_examples_are_refused(by_user: Any) -> None:

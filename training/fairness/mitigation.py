@@ -6,25 +6,37 @@ from dataclasses import dataclass
 
 from configs.schema import FairnessSettings, require
 from data import Dataset
+from training.fairness.adversary import AdversaryTask
+from training.fairness.games import plain_game, private_game, require_members
 from training.fairness.penalties import Penalty
+from training.fairness.player import Game
 from training.fairness.reweighing import GroupWeights
+from training.privacy.plan import PrivacyPlan
 
 
 @dataclass(frozen=True)
 class Mitigation:
-    """How training is changed so that groups fare alike.
+    """How what is minimised is changed so that groups fare alike.
 
     Attributes:
         weights: Weights of examples; none for equal ones.
         penalty: Unfairness added to the loss; none for no penalty.
+        game: A second player with multipliers; none for none.
+        adversary: A second model that guesses groups; none for none.
     """
 
     weights: GroupWeights | None = None
     penalty: Penalty | None = None
+    game: Game | None = None
+    adversary: AdversaryTask | None = None
 
     @classmethod
     def of(
-        cls, settings: FairnessSettings, dataset: Dataset, positive_label: str | None
+        cls,
+        settings: FairnessSettings,
+        dataset: Dataset,
+        positive_label: str | None,
+        plan: PrivacyPlan | None = None,
     ) -> Mitigation:
         """What the recipe asks for.
 
@@ -32,10 +44,13 @@ class Mitigation:
             settings: The section.
             dataset: Training examples, and the names of groups and labels.
             positive_label: The favourable label; none takes the last of a two-label task.
+            plan: The privacy plan, with the noisy tables that the section needs; none without
+                privacy.
 
         Raises:
-            SettingError: If the data have no such attribute, a label has no favourable side, or
-                public counts lack a group or label.
+            SettingError: If the data have no such attribute, a label has no favourable side,
+                public counts lack a group or label, or, without privacy (it would tell), a group
+                lacks people of a label that is needed.
         """
         if settings.attribute is None:
             return cls()
@@ -46,39 +61,73 @@ class Mitigation:
             settings.attribute,
             f"one of the data's group attributes {list(info.groups)}",
         )
-        groups, labels = info.groups[settings.attribute], info.label_names
-        weights = penalty = None
+        weights = penalty = game = adversary = None
         if settings.reweighing and settings.public_counts is not None:
             weights = GroupWeights.from_public(
-                settings.attribute, settings.public_counts, groups, labels
+                settings.attribute,
+                settings.public_counts,
+                info.groups[settings.attribute],
+                info.label_names,
             )
-        elif settings.reweighing:
+        elif settings.reweighing and plan is None:
             weights = GroupWeights.from_examples(
                 settings.attribute,
                 dataset.train.groups[settings.attribute],
                 dataset.train.labels,
-                (len(groups), len(labels)),
+                (len(info.groups[settings.attribute]), len(info.label_names)),
             )
+        favourable = _Favourable(info.label_names, positive_label)
         if settings.penalty.measure is not None:
-            require(
-                positive_label is not None or len(labels) == 2,
-                "evaluation.positive_label",
-                positive_label,
-                f"the favourable one of the labels {list(labels)}, for fairness.penalty",
-            )
-            favourable = labels[-1] if positive_label is None else positive_label
-            require(
-                favourable in labels,
-                "evaluation.positive_label",
-                favourable,
-                f"one of the labels {list(labels)}",
-            )
             penalty = Penalty(
                 measure=settings.penalty.measure,
                 parity=settings.penalty.parity,
                 weight=settings.penalty.weight,
                 attribute=settings.attribute,
-                groups=len(groups),
-                positive=list(labels).index(favourable),
+                groups=len(info.groups[settings.attribute]),
+                positive=favourable.index("fairness.penalty"),
             )
-        return cls(weights, penalty)
+        if settings.adversary.parity is not None:
+            adversary = AdversaryTask(
+                parity=settings.adversary.parity,
+                weight=settings.adversary.weight,
+                learning_rate=settings.adversary.learning_rate,
+                attribute=settings.attribute,
+                groups=len(info.groups[settings.attribute]),
+                positive=favourable.index("fairness.adversary"),
+            )
+            require_members(
+                dataset, settings.attribute, adversary.strata(info), "fairness.adversary.parity"
+            )
+        elif settings.players or settings.reweighs_by_releases:
+            looks_at_answers = settings.constraint.measure not in (None, "bounded_group_loss")
+            positive = favourable.index("fairness.constraint") if looks_at_answers else 0
+            game = (
+                plain_game(settings, dataset, positive)
+                if plan is None
+                else private_game(settings, dataset, positive, plan)
+            )
+        return cls(weights, penalty, game, adversary)
+
+
+@dataclass(frozen=True)
+class _Favourable:
+    """The label that groups are to get alike."""
+
+    labels: tuple[str, ...]
+    named: str | None
+
+    def index(self, asking: str) -> int:
+        require(
+            self.named is not None or len(self.labels) == 2,
+            "evaluation.positive_label",
+            self.named,
+            f"the favourable one of the labels {list(self.labels)}, for {asking}",
+        )
+        favourable = self.labels[-1] if self.named is None else self.named
+        require(
+            favourable in self.labels,
+            "evaluation.positive_label",
+            favourable,
+            f"one of the labels {list(self.labels)}",
+        )
+        return self.labels.index(favourable)

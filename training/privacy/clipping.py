@@ -59,6 +59,8 @@ class ClippedSum:
     Attributes:
         gradients: float32, one tensor for each of `model.trainable_variables`.
         norms: float32 (records,), gradient norms over all variables before clipping.
+        relative_norms: float32 (records,), norms over those beyond which they are cut; the largest
+            where variables are bounded by groups. Above 1 is who was cut.
         used: bool (records,), whether the record is part of the sum: it has a real row and a
             finite gradient.
         losses: float32 (batch,), zero where masked or left out.
@@ -68,6 +70,7 @@ class ClippedSum:
 
     gradients: list[tf.Tensor]
     norms: tf.Tensor
+    relative_norms: tf.Tensor
     used: tf.Tensor
     losses: tf.Tensor
     logits: tf.Tensor
@@ -184,24 +187,27 @@ def clipped_gradient_sum(
     Args:
         model: Any Keras model of `batch["inputs"]` giving logits.
         loss: Per-example loss; row i may depend on row i only.
-        batch: A Batch (`data.contracts`): `inputs`, `labels` (batch,), `mask` bool (batch,).
+        batch: A Batch (`data.contracts`): `inputs`, `labels` (batch,), `mask` bool (batch,); or
+            (records, rows), which says which rows are one record's.
         clipping: The bound C > 0 on the L2 norm over all trainable variables together; or a
             method (`training.privacy.clip_methods`), whose `clipping_norm` is the bound.
         sites: From `find_sites(model)`, to save finding them at every trace.
         rows_per_record: Rows that belong to one record (a person with several examples) and are
-            bounded together: rows 0 to k-1 are the first record, masked where it has fewer.
+            bounded together: rows 0 to k-1 are the first record, masked where it has fewer. Where
+            the mask's shape says so, that holds.
         memory_bytes: Most that gradients kept between norm and sum may take; none as in
             `training.privacy.norms.within_memory`. It trades time for memory, nothing else.
 
     Raises:
         UserError: If the model mixes examples or cannot be tapped; names layer and remedy.
         SettingError: If the method does not fit the model's variables.
+        ValueError: If a record would be parted.
     """
     sites = find_sites(model) if sites is None else sites
     variables = model.trainable_variables
     method, bound = _method(clipping)
     grouping = method.grouping([v.path for v in variables])
-    mask = batch["mask"]
+    mask, rows_per_record = _by_rows(batch["mask"], rows_per_record)
     found, losses, logits = per_example_gradients(
         model, loss, batch["inputs"], batch["labels"], mask, sites, rows_per_record, memory_bytes
     )
@@ -237,15 +243,28 @@ def clipped_gradient_sum(
         next(summed) if is_reached else tf.zeros(v.shape, tf.float32)
         for v, is_reached in zip(variables, reached, strict=True)
     ]
+    relative = tf.sqrt(tf.maximum(squared, 0.0)) / method.limits(bounds)
     bad_rows = mask & tf.repeat(bad, rows_per_record)
     return ClippedSum(
         gradients=gradients,
         norms=tf.sqrt(tf.maximum(whole, 0.0)),
+        relative_norms=tf.reduce_max(relative, axis=1),
         used=real & ~bad,
         losses=tf.where(bad_rows, 0.0, losses),
         logits=logits,
         non_finite=tf.reduce_sum(tf.cast(bad_rows, tf.int32)),
     )
+
+
+def _by_rows(mask: tf.Tensor, rows_per_record: int) -> tuple[tf.Tensor, int]:
+    """The mask row by row, bool (batch,), and how many rows a record has."""
+    if len(mask.shape) == 1:
+        return mask, rows_per_record
+    if rows_per_record not in (1, mask.shape[1]):
+        raise ValueError(
+            f"The mask's shape gives a record {mask.shape[1]} rows. Received: {rows_per_record}"
+        )
+    return tf.reshape(mask, [-1]), int(mask.shape[1])
 
 
 def _method(clipping: ClipMethod | tf.Tensor | float) -> tuple[ClipMethod, tf.Tensor | float]:

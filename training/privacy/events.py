@@ -23,6 +23,7 @@ from training.privacy.mechanisms import (
     TreeMechanism,
 )
 from training.privacy.sampling import (
+    BalancedPoissonSampling,
     BallsInBinsSampling,
     CyclicPoissonSampling,
     FixedSizeSampling,
@@ -45,6 +46,11 @@ EVENTS: dict[
         "add_remove": independent.poisson,
         "zero_out": independent.poisson,
         "replace_one": independent.poisson_replaced,
+    },
+    (BalancedPoissonSampling, GaussianMechanism): {
+        "add_remove": independent.balanced,
+        "zero_out": independent.balanced,
+        "replace_one": independent.balanced_replaced,
     },
     (TruncatedPoissonSampling, GaussianMechanism): {
         "add_remove": independent.truncated,
@@ -73,7 +79,12 @@ EVENTS: dict[
 }
 
 # Whose entries compose each step at its own noise multiplier; the others count on one for all.
-SCHEDULED: tuple[type, ...] = (PoissonSampling, TruncatedPoissonSampling, FixedSizeSampling)
+SCHEDULED: tuple[type, ...] = (
+    PoissonSampling,
+    BalancedPoissonSampling,
+    TruncatedPoissonSampling,
+    FixedSizeSampling,
+)
 
 
 def proven(sampling: Sampling, mechanism: Mechanism) -> tuple[Neighbours, ...]:

@@ -31,6 +31,7 @@ from training.privacy.profiles import (
     SwappedGaussian,
 )
 from training.privacy.sampling import (
+    BalancedPoissonSampling,
     BallsInBinsSampling,
     CyclicPoissonSampling,
     FixedSizeSampling,
@@ -49,7 +50,11 @@ def poisson_gaussian_event(
     return dp_accounting.SelfComposedDpEvent(sampled, releases)
 
 
-def poisson(sampling: PoissonSampling, mechanism: GaussianMechanism, releases: int) -> DpEvent:
+def poisson(
+    sampling: PoissonSampling | BalancedPoissonSampling,
+    mechanism: GaussianMechanism,
+    releases: int,
+) -> DpEvent:
     """Add/remove and zero-out: with probability q the example moves the sum by up to 1.
 
     Source: Abadi et al. 2016, Mironov et al. 2019, Zhu et al. 2022. For zero-out the pair is the
@@ -65,12 +70,49 @@ def poisson(sampling: PoissonSampling, mechanism: GaussianMechanism, releases: i
 
 
 def poisson_replaced(
-    sampling: PoissonSampling, mechanism: GaussianMechanism, releases: int
+    sampling: PoissonSampling | BalancedPoissonSampling,
+    mechanism: GaussianMechanism,
+    releases: int,
 ) -> DpEvent:
     """Replace-one: `SwappedGaussian`, where it is proven."""
     return _profiled(
         mechanism, releases, lambda sigma: SwappedGaussian(sampling.probability, sigma)
     )
+
+
+def balanced(
+    sampling: BalancedPoissonSampling, mechanism: GaussianMechanism, releases: int
+) -> DpEvent:
+    """Add/remove and zero-out: `poisson` at the largest rate q, whatever cell the example is of.
+
+    Proof. Let x be the example that one side has, c its cell, q_c <= q its rate. All rates are
+    public constants, so that the others' draws are the same with and without x, and independent of
+    whether x is drawn: given them, a step's release is P = N(0, sigma^2) without x and
+    Q_r = (1 - r) P + r N(v, sigma^2) with it, |v| <= 1, r = q_c. Since q_c = t q with t <= 1,
+    Q_{q_c} = (1 - t) P + t Q_q, the draw at rate q of an example that is blank with probability
+    1 - t. The hockey-stick divergences H_g are jointly convex, so
+
+        H_g(Q_{q_c} || P) <= (1 - t) H_g(P || P) + t H_g(Q_q || P) <= H_g(Q_q || P),
+
+    because H_g(P || P) = max(1 - g, 0) is the least that H_g can be; and likewise with the sides
+    exchanged. So at every step the Poisson pair at rate q dominates, for every g, and dominating
+    pairs compose (Zhu et al. 2022, theorem 10). It is attained by an example of the cell with the
+    largest rate: no less holds for everybody.
+    """
+    return poisson(sampling, mechanism, releases)
+
+
+def balanced_replaced(
+    sampling: BalancedPoissonSampling, mechanism: GaussianMechanism, releases: int
+) -> DpEvent:
+    """Replace-one: `poisson_replaced` at the largest rate, though a cell may change with it.
+
+    Proof. As in `balanced` either example is one drawn at rate q that is blank with some
+    probability. Given which of the two are blank (chosen independently of all else), the pair is
+    that of replacing one example, perhaps a blank, by another at rate q, which `SwappedGaussian`
+    dominates; H_g is jointly convex.
+    """
+    return poisson_replaced(sampling, mechanism, releases)
 
 
 def truncated(

@@ -9,7 +9,10 @@ than the checkpoint saw, is refused (`require_past`).
 File format: JSON lines. The first is a header (format version, plan and its fingerprint); each
 further line is one release: `{"release": step, "randomness": fingerprint, "check": ...}`, or one
 of the validation examples: `{"validation": {...}, "check": ...}`, which costs other people and is
-accounted by itself (`training.privacy.score_histogram`). Every
+accounted by itself (`training.privacy.score_histogram`), or one noisy table of training examples
+by group, `{"groups": {"step": ..., "table": ...}, "check": ...}`, which the plan has counted in
+(`training.privacy.group_releases`). The table is written down, and a step that is run again takes
+it from here: what is released already costs nothing when it is used again. Every
 line's `check` is a hash of its content and of the line before, so that a flipped byte and a line
 taken out or put in are seen. It guards against accidents, not against forgers.
 """
@@ -23,6 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dp_accounting
+
 from configs.schema import UserError
 from training.differences import differences
 from training.files import append_durably, write_atomically
@@ -30,6 +35,7 @@ from training.privacy.plan import PrivacyPlan
 
 _VERSION = 2
 _CHECK_DIGITS = 16
+_CUT_OFF = "cut off: "
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,8 @@ class Ledger:
         self._releases: dict[Release, None] = {}
         # Releases of validation examples, each as it was described.
         self._validation: list[dict[str, Any]] = []
+        # Step -> the noisy table of groups released before it.
+        self._tables: dict[int, list[Any]] = {}
         # Of every whole line, the header's first.
         self._checks: list[str] = []
         # What a crash left of a last line.
@@ -111,9 +119,27 @@ class Ledger:
         return tuple(self._validation)
 
     @property
+    def tables(self) -> int:
+        """Noisy tables of groups recorded, and lines that may have been one."""
+        if self._plan.group_releases is None:
+            return 0
+        cut = sum(release.randomness.startswith(_CUT_OFF) for release in self._releases)
+        return len(self._tables) + cut
+
+    @property
+    def recorded(self) -> int:
+        """Releases of any kind."""
+        return self.releases + len(self._validation) + len(self._tables)
+
+    @property
+    def event(self) -> dp_accounting.DpEvent:
+        """What everything recorded cost the training examples."""
+        return self._plan.event(self.releases, self.tables)
+
+    @property
     def epsilon(self) -> float:
         """Epsilon spent by everything recorded, at the plan's delta."""
-        return self._plan.epsilon(self.releases)
+        return self._plan.epsilon(self.releases, self.tables)
 
     @property
     def mark(self) -> dict[str, Any]:
@@ -149,7 +175,17 @@ class Ledger:
 
     def allows(self, step: int, randomness: str) -> bool:
         """Whether the release of `step` stays within the releases that the plan promised."""
-        return Release(step, randomness) in self._releases or self.releases < self._plan.steps
+        return self.count_allowed(range(step, step + 1), randomness) == 1
+
+    def count_allowed(self, steps: range, randomness: str) -> int:
+        """How many of `steps`, from the first, stay within the releases that the plan promised."""
+        left = self._plan.steps - self.releases
+        for number, step in enumerate(steps):
+            if Release(step, randomness) not in self._releases:
+                if not left:
+                    return number
+                left -= 1
+        return len(steps)
 
     def record(self, step: int, randomness: str) -> None:
         """Records the release of `step`, durably, unless it is already there.
@@ -162,15 +198,49 @@ class Ledger:
         Raises:
             UserError: If it cannot be written; the release must then not be used.
         """
-        release = Release(step, randomness)
-        if release in self._releases:
+        self.record_group(range(step, step + 1), randomness)
+
+    def record_group(self, steps: range, randomness: str) -> None:
+        """As `record` of each of `steps`, in one write: all are on the disk when it returns.
+
+        Raises:
+            UserError: If they cannot be written; none of the releases must then be used.
+        """
+        named = (Release(step, randomness) for step in steps)
+        new = [release for release in named if release not in self._releases]
+        if not new:
             return
         if self._writes:
             self.begin()
             if self._cut:
                 self._count_what_was_cut()
-            self._append(_entry(release))
-        self._releases[release] = None
+            self._append(*map(_entry, new))
+        self._releases.update(dict.fromkeys(new))
+
+    def table(self, step: int) -> list[Any] | None:
+        """The noisy table released before `step`, as `record_table` was told; None if none was."""
+        return self._tables.get(step)
+
+    def allows_table(self) -> bool:
+        """Whether one more table stays within those that the plan promised."""
+        return self.tables < self._plan.tables(self._plan.steps)
+
+    def record_table(self, step: int, table: list[Any]) -> None:
+        """Records the noisy table of groups released before `step`, durably.
+
+        Args:
+            step: The optimizer step that comes next.
+            table: The noisy numbers, plain data.
+
+        Raises:
+            UserError: If it cannot be written; the table must then not be used.
+        """
+        if self._writes:
+            self.begin()
+            if self._cut:
+                self._count_what_was_cut()
+            self._append({"groups": {"step": step, "table": table}})
+        self._tables[step] = table
 
     def record_validation(self, release: Mapping[str, Any]) -> None:
         """Records a release of validation examples, durably; every call is another release.
@@ -201,16 +271,19 @@ class Ledger:
             "plan": self._plan.to_dict(),
             "fingerprint": self._plan.fingerprint,
         }
-        write_atomically(self._path, self._line(header))
+        write_atomically(self._path, self._last_line(header))
         self._checks.append(_check("", header))
 
-    def _append(self, entry: dict[str, Any]) -> None:
-        append_durably(self._path, self._line(entry))
-        self._checks.append(_check(self._checks[-1], entry))
+    def _append(self, *entries: dict[str, Any]) -> None:
+        checks, lines = [self._checks[-1]], []
+        for entry in entries:
+            lines.append(_line(checks[-1], entry))
+            checks.append(_check(checks[-1], entry))
+        append_durably(self._path, "".join(lines))
+        self._checks += checks[1:]
 
-    def _line(self, content: dict[str, Any]) -> str:
-        previous = self._checks[-1] if self._checks else ""
-        return json.dumps({**content, "check": _check(previous, content)}) + "\n"
+    def _last_line(self, content: dict[str, Any]) -> str:
+        return _line(self._checks[-1] if self._checks else "", content)
 
     def _read(self) -> None:
         *lines, self._cut = self._path.read_text(encoding="utf-8", errors="replace").split("\n")
@@ -230,6 +303,8 @@ class Ledger:
                 self._refuse_other_plan(content)
             elif "validation" in content:
                 self._validation.append(content["validation"])
+            elif "groups" in content:
+                self._tables[content["groups"]["step"]] = content["groups"]["table"]
             else:
                 self._releases[Release(content["release"], content["randomness"])] = None
         if self._cut:
@@ -238,13 +313,14 @@ class Ledger:
             self._releases[self._release_cut()] = None
 
     def _release_cut(self) -> Release:
-        return Release(self._lines, f"cut off: {self._cut}")
+        # Of a plan with tables of groups it may have been one of them: it counts as both.
+        return Release(self._lines, f"{_CUT_OFF}{self._cut}")
 
     def _count_what_was_cut(self) -> None:
         release, self._cut = self._release_cut(), ""
         text = self._path.read_text(encoding="utf-8", errors="replace")
         whole = text[: text.rfind("\n") + 1]
-        write_atomically(self._path, whole + self._line(_entry(release)))
+        write_atomically(self._path, whole + self._last_line(_entry(release)))
         self._checks.append(_check(self._checks[-1], _entry(release)))
 
     def _refuse_other_plan(self, header: Mapping[str, Any]) -> None:
@@ -261,6 +337,10 @@ class Ledger:
 
 def _entry(release: Release) -> dict[str, Any]:
     return {"release": release.step, "randomness": release.randomness}
+
+
+def _line(previous: str, content: Mapping[str, Any]) -> str:
+    return json.dumps({**content, "check": _check(previous, content)}) + "\n"
 
 
 def _check(previous: str, content: Mapping[str, Any]) -> str:

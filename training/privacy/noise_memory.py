@@ -51,15 +51,16 @@ class NoiseMemory:
                 )
                 for shape in shapes
             ]
-        self._advance = tf.function(
-            lambda *noise: strategy.run(self._replica_advance, noise),
+        # Of the parts of `Draws` as tensors; may be called within another function.
+        self.remember = tf.function(
+            lambda *noise: strategy.run(self.advance_replica, noise),
             autograph=False,
             jit_compile=jit_compile,
         )
 
     def advance(self, draws: Draws) -> None:
         """Makes the noise of the next step and remembers it in place of the oldest."""
-        self._advance(
+        self.remember(
             tf.constant(draws.seeds),
             tf.constant(draws.coefficients),
             tf.constant(draws.feedback),
@@ -82,9 +83,10 @@ class NoiseMemory:
         """The noises remembered in a slot, one a released tensor; in replica context."""
         return [tf.gather(ring, slot) for ring in self._rings]
 
-    def _replica_advance(
+    def advance_replica(
         self, seeds: tf.Tensor, coefficients: tf.Tensor, feedback: tf.Tensor, slot: tf.Tensor
     ) -> None:
+        """`advance` in replica context."""
         deviations = self._stddev * coefficients
         for i, ring in enumerate(self._rings):
             remembered = tf.convert_to_tensor(ring)

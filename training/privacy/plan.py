@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import dp_accounting
+import numpy as np
 
 from configs.schema import PrivacySettings, require
 from training.batching import Sampler
@@ -29,7 +30,9 @@ from training.privacy.clip_methods import (
     build_clip_method,
 )
 from training.privacy.clip_methods.base import LEAST_BOUND
-from training.privacy.events import Neighbours, event_of, proven
+from training.privacy.clip_watch import ClipWatch
+from training.privacy.events import SCHEDULED, Neighbours, event_of, proven
+from training.privacy.group_releases import GroupReleases
 from training.privacy.mechanisms import (
     MECHANISMS,
     Draws,
@@ -39,6 +42,7 @@ from training.privacy.mechanisms import (
 )
 from training.privacy.sampling import (
     SAMPLINGS,
+    BalancedPoissonSampling,
     PoissonSampling,
     Sampling,
     build_sampling,
@@ -67,7 +71,8 @@ class PrivacyPlan:
     Guarantees:
         Releasing `steps` noisy gradient sums, and anything computed from them alone, is
         (epsilon, delta)-differentially private for `neighbours`, with respect to one record: an
-        example, or a user with all of their training examples (`unit`).
+        example, or a user with all of their training examples (`unit`). Noisy tables of groups,
+        where the plan has any, are part of that epsilon.
 
     Attributes:
         sampling: Which examples form each batch.
@@ -80,8 +85,11 @@ class PrivacyPlan:
             (`training.privacy.independent_events` defines them). None takes the customary one of
             those that are proven for sampling and mechanism, and says which.
         rows_per_record: Rows of the batch that are one record, bounded together: 1 where every
-            example is protected by itself, k where a user's (up to k) examples are.
+            example is protected by itself, k where a user's (up to k) examples are, or k versions
+            of one example, made from it alone.
         unit: Whom the guarantee protects. With `user`, what `sampling` draws and counts are users.
+        watch: Counts of who is clipped that are released beside each sum; none for none.
+        group_releases: Noisy tables of groups that are released beside; None for none.
     """
 
     sampling: Sampling
@@ -93,13 +101,21 @@ class PrivacyPlan:
     neighbours: Neighbours | None = None
     rows_per_record: int = 1
     unit: Unit = "example"
+    watch: ClipWatch | None = None
+    group_releases: GroupReleases | None = None
 
     def __post_init__(self) -> None:
         require(
-            self.rows_per_record >= 1 and (self.by_user or self.rows_per_record == 1),
+            self.rows_per_record >= 1,
             "privacy.examples_per_user",
             self.rows_per_record,
-            "a whole number >= 1, with privacy.unit: user",
+            "a whole number >= 1",
+        )
+        require(
+            not (self.by_user and isinstance(self.sampling, BalancedPoissonSampling)),
+            "fairness.balanced_sampling",
+            self.sampling.method,
+            "null with privacy.unit: user, whose examples may be of several groups",
         )
         require(
             1 <= self.batch_size <= self.num_examples,
@@ -128,10 +144,37 @@ class PrivacyPlan:
             "a bound that stays, with noise that steps share (privacy.mechanism.method: "
             f"{self.mechanism.method}); an adaptive one goes with gaussian",
         )
+        if self.watch is not None:
+            require(
+                self.watch.share is not None and isinstance(self.mechanism, GaussianMechanism),
+                "privacy.clipping.watch.mode",
+                "released",
+                "marked, or null, with noise that steps share (privacy.mechanism.method: "
+                f"{self.mechanism.method}): counts are released with gaussian noise of their own",
+            )
         if self.neighbours is None:
             object.__setattr__(self, "neighbours", proven(self.sampling, self.mechanism)[0])
+        if self.group_releases is not None:
+            self._require_tables_proven(self.group_releases)
         # A combination without a proof is refused here.
         require_supported(self.event(1), self.accountant)
+
+    def _require_tables_proven(self, tables: GroupReleases) -> None:
+        key, value = "fairness.releases.noise_multiplier", tables.noise_multiplier
+        require(
+            isinstance(self.mechanism, GaussianMechanism) and isinstance(self.sampling, SCHEDULED),
+            key,
+            value,
+            "null with steps that depend on each other; beside tables of groups is proven "
+            "privacy.mechanism.method: gaussian with privacy.sampling.method: "
+            + ", ".join(str(vars(cls)["method"]) for cls in SCHEDULED),
+        )
+        require(
+            self.rows_per_record == 1 and not self.by_user,
+            key,
+            value,
+            "null where a record is several examples: one of them is in several cells of a table",
+        )
 
     @classmethod
     def dp_sgd(
@@ -184,15 +227,27 @@ class PrivacyPlan:
 
     @classmethod
     def from_settings(
-        cls, settings: PrivacySettings, *, num_examples: int, batch_size: int, steps: int
+        cls,
+        settings: PrivacySettings,
+        *,
+        num_examples: int,
+        batch_size: int,
+        steps: int,
+        shares: Sequence[float] | None = None,
+        watch: ClipWatch | None = None,
+        versions: int = 1,
+        group_releases: GroupReleases | None = None,
     ) -> PrivacyPlan:
         """Builds the plan; calibrates the noise where the settings name an epsilon.
 
         Args:
             settings: What is asked for.
-            num_examples: Training examples; users, where the settings' unit is a user.
-            batch_size: Expected number of them a step.
+            num_examples: Training examples, or users where the settings' unit is a user; public.
+            batch_size: Expected number of them a step; public.
             steps: Releases planned.
+            shares: Of groups that are to be drawn alike, each one's public share.
+            watch: Who is clipped; only what is to be released becomes part of the plan.
+            versions: Rows that one example takes, versions of it that are bounded together.
 
         Raises:
             SettingError: If a value is impossible or the guarantee cannot be met.
@@ -200,7 +255,7 @@ class PrivacyPlan:
         delta = default_delta(num_examples) if settings.delta is None else settings.delta
         _require_meaningful(delta, num_examples)
         noise = settings.noise_multiplier
-        sampling = build_sampling(settings.sampling, num_examples, batch_size)
+        sampling = build_sampling(settings.sampling, num_examples, batch_size, shares)
         plan = cls(
             sampling,
             build_clip_method(settings.clipping, settings.clipping_norm),
@@ -209,11 +264,14 @@ class PrivacyPlan:
             delta=delta,
             accountant=settings.accountant,
             neighbours=settings.neighbours,
-            rows_per_record=settings.examples_per_user or 1,
+            rows_per_record=settings.examples_per_user or versions,
             unit=settings.unit,
+            watch=None if watch is None or watch.share is None else watch,
+            group_releases=group_releases,
         )
         if settings.epsilon is None or settings.noise_multiplier is not None:
             return plan
+        plan._require_affordable_tables(settings.epsilon)
         calibrated = calibrate_noise(
             lambda sigma: plan.with_noise(sigma).event(steps),
             settings.epsilon,
@@ -221,6 +279,19 @@ class PrivacyPlan:
             settings.accountant,
         )
         return plan.with_noise(calibrated)
+
+    def _require_affordable_tables(self, epsilon: float) -> None:
+        tables = self.tables(self.steps)
+        if self.group_releases is None or not tables:
+            return
+        alone = epsilon_of(self.group_releases.event(tables), self.delta, self.accountant)
+        require(
+            alone < epsilon,
+            "fairness.releases.noise_multiplier",
+            self.group_releases.noise_multiplier,
+            f"a larger number, or a larger fairness.releases.every: the {tables} tables planned "
+            f"cost epsilon {alone:.4g} alone, and privacy.epsilon is {epsilon:g}",
+        )
 
     def with_noise(self, noise_multiplier: float) -> PrivacyPlan:
         """The same plan at another noise multiplier."""
@@ -230,6 +301,11 @@ class PrivacyPlan:
     def by_user(self) -> bool:
         """Whether the unit of privacy is a user."""
         return self.unit == "user"
+
+    @property
+    def augmented(self) -> bool:
+        """Whether a record's rows are versions of one example, made from it alone."""
+        return not self.by_user and self.rows_per_record > 1
 
     @property
     def num_examples(self) -> int:
@@ -258,27 +334,61 @@ class PrivacyPlan:
     @property
     def noise_stddev(self) -> float:
         """Standard deviation of the noise on each coordinate of the (first) clipped sum."""
-        return self.clipping.noise_stddev(self.noise_multiplier, self.batch_size)
+        return self.clipping.noise_stddev(self._sum_noise_multiplier, self.batch_size)
 
-    def event(self, releases: int) -> dp_accounting.DpEvent:
-        """What `releases` steps cost, as the accountants understand it."""
-        return event_of(self.sampling, self.mechanism, releases, self.neighbours)
+    @property
+    def _sum_noise_multiplier(self) -> float:
+        """What the counts of who is clipped leave for the clipping method to divide."""
+        if self.watch is None:
+            return self.noise_multiplier
+        return self.watch.sum_noise_multiplier(self.noise_multiplier)
 
-    def epsilon(self, releases: int) -> float:
-        """Epsilon spent by `releases` steps at this plan's delta."""
-        return epsilon_of(self.event(releases), self.delta, self.accountant)
+    def tables(self, releases: int) -> int:
+        """Tables of groups that go with the first `releases` steps."""
+        return 0 if self.group_releases is None else self.group_releases.within(releases)
 
-    def sampler(self, randomness: Randomness, users: UserRows | None = None) -> Sampler:
-        """What draws the rows of every step, `rows_per_record` side by side for each record.
+    def event(self, releases: int, tables: int | None = None) -> dp_accounting.DpEvent:
+        """What `releases` steps cost, as the accountants understand it.
+
+        Args:
+            releases: Noisy gradients.
+            tables: Noisy tables of groups beside them; None for those that go with the steps.
+        """
+        steps = event_of(self.sampling, self.mechanism, releases, self.neighbours)
+        count = self.tables(releases) if tables is None else tables
+        if self.group_releases is None or not count:
+            return steps
+        beside = self.group_releases.event(count)
+        return dp_accounting.ComposedDpEvent((steps, beside)) if releases else beside
+
+    def epsilon(self, releases: int, tables: int | None = None) -> float:
+        """Epsilon spent by `releases` steps (and `tables`, as in `event`) at this plan's delta."""
+        return epsilon_of(self.event(releases, tables), self.delta, self.accountant)
+
+    def sampler(
+        self,
+        randomness: Randomness,
+        users: UserRows | None = None,
+        cells: np.ndarray | None = None,
+    ) -> Sampler:
+        """What draws the rows of every step, `rows_per_record` side by side for each user.
+
+        (Where the rows of a record are versions of one example, it draws the examples.)
 
         Args:
             randomness: Where the draws come from.
             users: Whose each row is, where the unit is a user; else it must be None.
+            cells: The cell of every training example, int (num_examples,), where groups are
+                balanced; else ignored.
 
         Raises:
-            UserError: If they are missing, not wanted, or not as many as planned.
+            UserError: If users are missing, not wanted, or not as many as planned.
+            SettingError: If groups are to be balanced and nobody's is known.
         """
-        drawn = self.sampling.sampler(randomness)
+        if isinstance(self.sampling, BalancedPoissonSampling):
+            drawn: Sampler = self.sampling.sampler(randomness, cells)
+        else:
+            drawn = self.sampling.sampler(randomness)
         if users is None and not self.by_user:
             return drawn
         known = require_users(users, self.num_examples if self.by_user else None)
@@ -290,7 +400,7 @@ class PrivacyPlan:
 
     def query(self) -> Any:
         """TF-Privacy's query that makes a release of the clipped sums."""
-        return self.clipping.query(self.noise_multiplier, self.batch_size)
+        return self.clipping.query(self._sum_noise_multiplier, self.batch_size)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for the ledger's header."""
@@ -307,6 +417,13 @@ class PrivacyPlan:
             "accountant": self.accountant,
             "neighbours": self.neighbours,
             "rows_per_record": self.rows_per_record,
+            # Left out where there is none: ledgers of before go on.
+            **({} if self.watch is None else {"watch": asdict(self.watch)}),
+            **(
+                {}
+                if self.group_releases is None
+                else {"group_releases": self.group_releases.to_dict()}
+            ),
         }
 
     @classmethod
@@ -319,12 +436,15 @@ class PrivacyPlan:
         sampling = dict(document["sampling"])
         if document.get("unit") == "user":
             sampling["num_examples"] = sampling.pop("num_users")
+        tables = document.get("group_releases")
         return cls(
             **{
                 **document,
+                "group_releases": None if tables is None else GroupReleases(**tables),
                 "sampling": _of_part(SAMPLINGS, sampling),
                 "clipping": _of_part(CLIP_METHODS, document["clipping"]),
                 "mechanism": _of_part(MECHANISMS, document["mechanism"]),
+                "watch": None if "watch" not in document else ClipWatch(**document["watch"]),
             }
         )
 
@@ -334,9 +454,14 @@ class PrivacyPlan:
         parts = {key: value for key, value in self.to_dict().items() if key != "steps"}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
-    def statement(self, releases: int, *, reproducible: bool) -> str:
-        """The guarantee in words, with every assumption it rests on."""
-        return statement_of(self, releases, reproducible=reproducible)
+    def statement(self, releases: int, *, reproducible: bool, tables: int | None = None) -> str:
+        """The guarantee in words, with every assumption it rests on.
+
+        Args:
+            releases, tables: As in `event`.
+            reproducible: Whether a recipe fixes the seed of the noise.
+        """
+        return statement_of(self, releases, reproducible=reproducible, tables=tables)
 
 
 def _part(part: Any) -> dict[str, Any]:

@@ -27,16 +27,25 @@ _HIDDEN = {
 }
 
 
-def statement_of(plan: PrivacyPlan, releases: int, *, reproducible: bool) -> str:
-    """The guarantee in words, with every assumption it rests on."""
+def statement_of(
+    plan: PrivacyPlan, releases: int, *, reproducible: bool, tables: int | None = None
+) -> str:
+    """The guarantee in words, with every assumption it rests on.
+
+    Args:
+        plan: What was planned.
+        releases, tables: As in `PrivacyPlan.event`.
+        reproducible: Whether a recipe fixes the seed of the noise.
+    """
     unit = plan.unit
     hidden = _HIDDEN[str(plan.neighbours)].format(record=_RECORD[unit])
     text = (
-        f"The trained weights are ({plan.epsilon(releases):.4g}, {plan.delta:.3g})-"
+        f"The trained weights are ({plan.epsilon(releases, tables):.4g}, {plan.delta:.3g})-"
         f"differentially private with respect to {hidden}. "
         f"{releases} releases; {plan.sampling.describe(unit)}; {_rows_of_users(plan)}"
         f"{plan.clipping.describe(unit)}; "
-        f"{plan.mechanism.describe(plan.noise_stddev)}. Accounted with "
+        f"{plan.mechanism.describe(plan.noise_stddev)}{_beside(plan)}"
+        f"{_tables(plan, releases, tables)}. Accounted with "
         f"{plan.accountant.upper()} (dp_accounting). Assumed public: which {_PUBLIC[unit]} "
         "form the training split and their number, the recipe, and the label and group names. "
         "Not covered: choices made by looking at the training data before this run (features, "
@@ -60,6 +69,13 @@ def statement_of(plan: PrivacyPlan, releases: int, *, reproducible: bool) -> str
     return text
 
 
+def _tables(plan: PrivacyPlan, releases: int, tables: int | None) -> str:
+    count = plan.tables(releases) if tables is None else tables
+    if plan.group_releases is None or not count:
+        return ""
+    return f"; {plan.group_releases.describe(count, str(plan.neighbours))}"
+
+
 def _rows_of_users(plan: PrivacyPlan) -> str:
     """One clause of the statement."""
     if not plan.by_user:
@@ -68,3 +84,13 @@ def _rows_of_users(plan: PrivacyPlan) -> str:
         f"of each drawn user at most {plan.rows_per_record} examples, chosen at random anew; "
         f"a user's gradient is the sum of theirs divided by {plan.rows_per_record}; "
     )
+
+
+def _beside(plan: PrivacyPlan) -> str:
+    """Clauses on what a recipe for fairness adds."""
+    said = ""
+    if plan.augmented:
+        said += f"; each example bounded together with all of its {plan.rows_per_record} versions"
+    if plan.watch is not None:
+        said += f"; {plan.watch.describe(plan.noise_multiplier, plan.unit)}"
+    return said

@@ -37,7 +37,8 @@ class UserRows:
     """Which rows are whose.
 
     Attributes:
-        users: int64 (n,), a user's number for every row of the training set; any numbers.
+        users: int64 (n,), a user's number for every row of the training set; numbers >= 0, of
+            which some may be nobody's.
     """
 
     users: np.ndarray
@@ -54,7 +55,8 @@ class UserRows:
     @cached_property
     def counts(self) -> np.ndarray:
         """Rows of every user, in order of the users' numbers, int64 (users,)."""
-        return np.unique(self.users, return_counts=True)[1].astype(np.int64)
+        counts = np.bincount(self.users)
+        return counts[counts > 0]
 
     @cached_property
     def _starts(self) -> np.ndarray:

@@ -1,5 +1,7 @@
 """`make_private(...).fit` on one device and on two logical CPUs; run as a process of its own.
 
+The replicas take two steps in a call, the one device one.
+
 Prints one JSON line: the largest difference between the weights of both strategies, between the
 two replicas, how far the weights moved, what was spent and the training accuracy of each.
 """
@@ -25,7 +27,9 @@ PLAN = PrivacyPlan.dp_sgd(
 )
 
 
-def trained(strategy: tf.distribute.Strategy) -> tuple[Any, list[np.ndarray], list[float]]:
+def trained(
+    strategy: tf.distribute.Strategy, per_execution: int = 1
+) -> tuple[Any, list[np.ndarray], list[float]]:
     generator = np.random.default_rng(3)
     x = generator.normal(size=(60, 5))
     y = (x[:, 0] > 0).astype("int64")
@@ -39,6 +43,7 @@ def trained(strategy: tf.distribute.Strategy) -> tuple[Any, list[np.ndarray], li
             keras.optimizers.SGD(0.5, momentum=0.9),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
+            steps_per_execution=per_execution,
         )
     before = [np.array(w) for w in model.get_weights()]
     history = private.fit(x, y, validation_data=(x, y), verbose=0).history
@@ -56,7 +61,7 @@ def main() -> None:
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     devices = [device.name for device in tf.config.list_logical_devices("CPU")]
     single, before, accuracy = trained(tf.distribute.get_strategy())
-    mirrored, _, accuracies = trained(tf.distribute.MirroredStrategy(devices))
+    mirrored, _, accuracies = trained(tf.distribute.MirroredStrategy(devices), per_execution=2)
     variables = mirrored.inner.trainable_variables
     result = {
         "strategies": largest(mirrored.get_weights(), single.get_weights()),

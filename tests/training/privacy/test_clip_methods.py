@@ -19,6 +19,7 @@ from training.privacy.clip_methods import (
     AutomaticClipping,
     ClipMethod,
     FlatClipping,
+    GlobalAdaptClipping,
     GroupClipping,
     PerLayerClipping,
 )
@@ -78,6 +79,11 @@ def naive_automatic(norms: np.ndarray, paths: list[str], bound: float, first: st
     return np.full(len(paths), bound / (np.linalg.norm(norms) + 0.05))
 
 
+def naive_global(norms: np.ndarray, paths: list[str], bound: float, first: str) -> np.ndarray:
+    norm, threshold = np.linalg.norm(norms), 1.5 * bound
+    return np.full(len(paths), bound / threshold if norm <= threshold else bound / norm)
+
+
 def naive_groups(norms: np.ndarray, names: list[Any], bounds: dict[Any, float]) -> np.ndarray:
     factors = np.ones(len(names))
     for name, bound in bounds.items():
@@ -105,6 +111,7 @@ METHODS: dict[str, tuple[Callable[[float, str], ClipMethod], Callable[..., np.nd
     ),
     "automatic": (lambda c, first: AutomaticClipping(c, 0.05), naive_automatic),
     "adaptive": (lambda c, first: AdaptiveClipping(c), naive_flat),
+    "global_adapt": (lambda c, first: GlobalAdaptClipping(c, 1.5 * c), naive_global),
 }
 
 
@@ -131,18 +138,26 @@ def test_clipped_sum_is_that_of_the_naive_loop(name: str, case: Any) -> None:
     batch = {"inputs": inputs, "labels": labels, "mask": mask}
     batch = {key: tf.constant(value) for key, value in batch.items()}
     make, naive = METHODS[name]
-    for bound in (whole.min() / 2, float(np.median(whole)), 2 * whole.max()):
-        expected = [np.zeros_like(g) for g in gradients[0]]
+    uncut = {"global_adapt": 1 / 1.5}.get(name, 1.0)  # the factor of who is not cut
+    for bound in (whole.min() / 2, 1.01 * float(np.median(whole)), 2 * whole.max()):
+        expected, cut = [np.zeros_like(g) for g in gradients[0]], []
         for example, of_variables, real in zip(gradients, norms, mask, strict=True):
             factors = naive(of_variables, paths, bound, first)
             length = np.sqrt(sum((f * n) ** 2 for f, n in zip(factors, of_variables, strict=True)))
             assert length <= bound * (1 + 1e-12)
+            whole_norm = np.linalg.norm(of_variables)
+            # Automatic clipping cuts nobody; there it says who is longer than the bound.
+            cut.append(whole_norm > bound if name == "automatic" else factors.min() < uncut)
             for total, gradient, factor in zip(expected, example, factors, strict=True):
                 total += real * factor * gradient
         found = clipped_gradient_sum(model, cross_entropy, batch, make(bound, first), sites)
         assert relative_error(found.gradients, expected) <= 1e-5
         np.testing.assert_allclose(found.norms[mask], whole[mask], rtol=1e-5)
         assert np.array_equal(found.used, mask)
+        assert np.array_equal(found.relative_norms[mask] > 1, np.array(cut)[mask])
+        if name not in ("per_layer", "groups"):
+            relative = uncut * whole / bound
+            np.testing.assert_allclose(found.relative_norms[mask], relative[mask], rtol=1e-5)
 
 
 def test_automatic_clipping_leaves_a_zero_gradient_at_zero() -> None:
@@ -196,6 +211,8 @@ def test_pattern_that_matches_nothing_is_refused() -> None:
         ({"method": "groups"}, r"privacy\.clipping\.groups"),
         ({"groups": [ClippingGroup("*")]}, r"privacy\.clipping\.groups"),
         ({"stability": 0.0}, r"privacy\.clipping\.stability"),
+        ({"method": "global_adapt", "threshold": 0.0}, r"privacy\.clipping\.threshold"),
+        ({"method": "flat", "threshold": 2.0}, r"privacy\.clipping\.threshold"),
         ({"target_quantile": 1.0}, r"privacy\.clipping\.target_quantile"),
         ({"learning_rate": -0.1}, r"privacy\.clipping\.learning_rate"),
         ({"count_share": 1.0}, r"privacy\.clipping\.count_share"),
@@ -222,6 +239,11 @@ SETTINGS = {
     "adaptive": (
         ClippingSettings("adaptive", target_quantile=0.3),
         "starts at 0.5 and moves towards what a share of 0.3",
+    ),
+    "global_adapt": (
+        ClippingSettings("global_adapt", threshold=2.0),
+        "scaled by 0.5 / threshold, longer ones cut to 0.5; the threshold starts at 2 and moves "
+        "towards what a share of 0.9",
     ),
 }
 

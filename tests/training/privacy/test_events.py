@@ -13,6 +13,7 @@ from training.privacy.mechanisms import GaussianMechanism
 from training.privacy.profile_accounting import ProfiledDpEvent, ProfilePldAccountant
 from training.privacy.profiles import SampledGaussian, SubsetGaussian, SwappedGaussian
 from training.privacy.sampling import (
+    BalancedPoissonSampling,
     BallsInBinsSampling,
     CyclicPoissonSampling,
     FixedSizeSampling,
@@ -30,6 +31,7 @@ SAMPLINGS = [
     BallsInBinsSampling(1_000, 50),
     ShuffledSampling(1_000, 50),
     CyclicPoissonSampling(1_000, 50, 4),
+    BalancedPoissonSampling(1_000, 50, (0.9, 0.1)),
 ]
 
 
@@ -94,6 +96,51 @@ def test_truncation_is_never_free_and_vanishes_with_room():
         epsilon(TruncatedPoissonSampling(1_000, 50, most), 1.0, 40) for most in (60, 120)
     )
     assert whole * (1 - 1e-6) < roomy < 1.001 * whole < tight
+
+
+def test_balanced_sampling_costs_poisson_at_the_largest_rate():
+    sampling = BalancedPoissonSampling(1_000, 50, (0.6, 0.3, 0.1))
+    assert sampling.rates == pytest.approx((50 / 3 / 600, 50 / 3 / 300, 50 / 3 / 100))
+    accountant = pld.PLDAccountant(value_discretization_interval=1e-3)
+    gaussian = dp_accounting.GaussianDpEvent(1.1)
+    accountant.compose(dp_accounting.PoissonSampledDpEvent(50 / 3 / 100, gaussian), 40)
+    for neighbours in ("add_remove", "zero_out"):
+        assert epsilon(sampling, 1.1, 40, neighbours) == pytest.approx(
+            accountant.get_epsilon(DELTA), rel=1e-9
+        )
+    everybody = composed(SwappedGaussian(50 / 3 / 100, 1.1), 40)
+    assert epsilon(sampling, 1.1, 40, "replace_one") == pytest.approx(everybody, rel=1e-9)
+    assert epsilon(sampling, 1.1, 40) > 2 * epsilon(PoissonSampling(1_000, 50), 1.1, 40)
+    even = BalancedPoissonSampling(1_000, 50, (0.5, 0.5))
+    assert epsilon(even, 1.1, 40) == epsilon(PoissonSampling(1_000, 50), 1.1, 40)
+
+
+@pytest.mark.parametrize("smaller", [0.0, 0.05, 0.15])
+def test_no_smaller_rate_is_worse_than_the_largest_nor_a_change_of_rate(smaller):
+    """The claims proven in `balanced` and `balanced_replaced`, on a grid of outcomes."""
+    q, sigma, epsilons = 0.2, 0.9, np.array([-0.4, 0.0, 0.3, 1.0])
+    y = np.linspace(-12, 13, 200_001)
+
+    def density(rate, mean):
+        both = (1 - rate) * np.exp(-((y / sigma) ** 2) / 2)
+        return both + rate * np.exp(-(((y - mean) / sigma) ** 2) / 2)
+
+    def divergence(one, other):
+        whole = one.sum()
+        return np.array([np.maximum(one - np.exp(e) * other, 0).sum() / whole for e in epsilons])
+
+    without, largest = density(0.0, 1.0), density(q, 1.0)
+    own = density(smaller, 1.0)
+    assert (divergence(own, without) <= divergence(largest, without) + 1e-12).all()
+    assert (divergence(without, own) <= divergence(without, largest) + 1e-12).all()
+    # Replaced by an example of another cell: another rate and another gradient.
+    worst = divergence(largest, density(q, -1.0))
+    for mean in (-1.0, 0.5):
+        other = density(smaller, mean)
+        assert (divergence(largest, other) <= worst + 1e-12).all()
+        assert (divergence(other, largest) <= worst + 1e-12).all()
+    found = SwappedGaussian(q, sigma).forward(np.array([0.3]))[0]
+    assert worst[2] == pytest.approx(found, rel=1e-3)
 
 
 @pytest.mark.parametrize("direction", [1.0, 0.5, 0.0, -0.5])

@@ -58,8 +58,8 @@ def test_elements_hold_whole_users_of_at_most_k_rows() -> None:
     steps = set()
     for element in private_dataset(PLAN, ids, Y, users=NAMES, physical_batch_size=12, seed=1):
         rows, mask = element["inputs"].numpy()[:, 0].astype(int), element["mask"].numpy()
-        assert rows.shape == mask.shape == (12,)
-        for record, real in zip(rows.reshape(-1, K), mask.reshape(-1, K), strict=True):
+        assert (rows.shape, mask.shape) == ((12,), (4, K))
+        for record, real in zip(rows.reshape(-1, K), mask, strict=True):
             owners = set(USERS[record[real]])
             assert len(owners) <= 1
             assert len(set(record[real])) == real.sum()
@@ -69,18 +69,19 @@ def test_elements_hold_whole_users_of_at_most_k_rows() -> None:
     assert steps == set(range(PLAN.steps))
 
 
-def test_loop_by_hand_bounds_users() -> None:
+def test_loop_by_hand_bounds_users_without_being_told_again() -> None:
     model = small_model()
     element = next(iter(private_dataset(PLAN, X, Y, users=USERS, physical_batch_size=45, seed=2)))
-    found = clipped_gradient_sum(
-        model,
-        per_example_loss(CROSS_ENTROPY),
-        element,
-        PLAN.clipping_norm,
-        rows_per_record=PLAN.rows_per_record,
-    )
+    loss = per_example_loss(CROSS_ENTROPY)
+    found = clipped_gradient_sum(model, loss, element, PLAN.clipping_norm)
+    rows = {**element, "mask": tf.reshape(element["mask"], [-1])}
+    same = clipped_gradient_sum(model, loss, rows, PLAN.clipping_norm, rows_per_record=K)
     assert found.norms.shape == (15,)
-    assert found.used.numpy().tolist() == element["mask"].numpy().reshape(-1, K).any(1).tolist()
+    assert found.used.numpy().tolist() == element["mask"].numpy().any(axis=1).tolist()
+    for one, other in zip(found.gradients, same.gradients, strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(ValueError, match=r"gives a record 3 rows\. Received: 5"):
+        clipped_gradient_sum(model, loss, element, PLAN.clipping_norm, rows_per_record=5)
 
 
 @pytest.mark.parametrize("physical", [None, 9])

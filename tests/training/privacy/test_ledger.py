@@ -220,3 +220,46 @@ def test_longer_run_goes_on_under_the_same_plan(path):
     longer = Ledger(path, replace(PLAN, steps=9))
     assert longer.releases == 3
     assert longer.allows(3, "a")
+
+
+def test_group_of_releases_is_on_disk_as_its_releases_one_by_one(path, tmp_path):
+    filled(path, 4)
+    other = tmp_path / "other.jsonl"
+    grouped = Ledger(other, PLAN)
+    grouped.record(0, "a")
+    grouped.record_group(range(4), "a")  # of which one is there
+    assert other.read_text() == path.read_text()
+    assert grouped.releases == Ledger(other, PLAN).releases == 4
+    assert grouped.mark == Ledger(other, PLAN).mark
+
+
+def test_group_that_cannot_be_written_leaves_the_ledger_as_it_was(path, monkeypatch):
+    ledger = filled(path, 2)
+    before, mark = path.read_text(), ledger.mark
+    monkeypatch.setattr("training.privacy.ledger.append_durably", full_disk)
+    with pytest.raises(UserError, match="full"):
+        ledger.record_group(range(2, 5), "a")
+    assert path.read_text() == before
+    assert (ledger.releases, ledger.mark) == (2, mark)
+
+
+def full_disk(path, lines):
+    raise UserError("full")
+
+
+@pytest.mark.parametrize("kept", range(1, 4))
+def test_group_that_a_crash_cuts_short_counts_for_what_is_there(path, kept):
+    filled(path, 2)
+    start = len(path.read_text().splitlines())
+    Ledger(path, PLAN).record_group(range(2, 5), "a")
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[: start + kept - 1]) + lines[start + kept - 1][:9])
+    assert Ledger(path, PLAN).releases == 2 + kept
+
+
+def test_allowed_part_of_a_group_ends_with_the_plan(path):
+    ledger = filled(path, 4)
+    assert ledger.count_allowed(range(4, 9), "a") == 2
+    assert ledger.count_allowed(range(2, 9), "a") == 4  # two of them are paid for
+    assert ledger.count_allowed(range(0, 3), "b") == 2
+    assert ledger.count_allowed(range(0, 3), "a") == 3

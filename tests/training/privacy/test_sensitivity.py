@@ -21,6 +21,7 @@ from training.privacy.clip_methods import (
     AutomaticClipping,
     ClipMethod,
     FlatClipping,
+    GlobalAdaptClipping,
     GroupClipping,
     PerLayerClipping,
 )
@@ -37,6 +38,7 @@ METHODS: dict[str, ClipMethod] = {
     "per_layer": PerLayerClipping(BOUND),
     "groups": GroupClipping(BOUND, (ClippingGroup("first/*", 0.1), ClippingGroup("*"))),
     "automatic": AutomaticClipping(BOUND),
+    "global_adapt": GlobalAdaptClipping(BOUND, 2.0),
 }
 CASES = [
     *(("float32", name, 1) for name in METHODS),

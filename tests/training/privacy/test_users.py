@@ -216,9 +216,11 @@ def test_noise_is_calibrated_for_the_number_of_users_alone() -> None:
     assert "one user with all of their training examples" in one.statement(40, reproducible=False)
 
 
-def test_rows_of_a_record_are_a_users() -> None:
-    with pytest.raises(SettingError, match=r"privacy\.examples_per_user: .*privacy\.unit: user"):
-        replace(OF_EXAMPLES, rows_per_record=3)
+def test_rows_of_a_record_are_a_users_or_versions_of_an_example() -> None:
+    assert replace(OF_EXAMPLES, rows_per_record=3).augmented
+    assert not PLAN.augmented
+    with pytest.raises(SettingError, match=r"privacy\.examples_per_user: expected a whole number"):
+        replace(OF_EXAMPLES, rows_per_record=0)
     with pytest.raises(SettingError, match="at most the 30 training users"):
         PrivacyPlan.user_level_dp_sgd(
             num_users=30, examples_per_user=3, **{**SIZES, "batch_size": 31}

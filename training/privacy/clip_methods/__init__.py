@@ -8,7 +8,9 @@ A method says which variables are bounded together (`grouping`) and by which fac
 from training.privacy.clip_methods.adaptive import AdaptiveClipping
 from training.privacy.clip_methods.automatic import AutomaticClipping
 from training.privacy.clip_methods.base import ClipMethod, Grouping
+from training.privacy.clip_methods.counted import CountedQuantile
 from training.privacy.clip_methods.flat import FlatClipping
+from training.privacy.clip_methods.global_adapt import GlobalAdaptClipping
 from training.privacy.clip_methods.grouped import GroupClipping
 from training.privacy.clip_methods.per_layer import PerLayerClipping
 from training.privacy.clip_methods.registry import CLIP_METHODS, build_clip_method
@@ -18,7 +20,9 @@ __all__ = [
     "AdaptiveClipping",
     "AutomaticClipping",
     "ClipMethod",
+    "CountedQuantile",
     "FlatClipping",
+    "GlobalAdaptClipping",
     "GroupClipping",
     "Grouping",
     "PerLayerClipping",

@@ -1,43 +1,27 @@
 """Adaptive clipping: the bound follows a private quantile of the norms (Andrew et al. 2021).
 
-After every step a noisy count of the examples whose norm was within the bound moves the bound
-geometrically towards the quantile asked for. Count and sum are one release, whose noise is shared
-out so that together they cost what a sum alone with the plan's noise multiplier z would:
-
-    1 / z^2 = 1 / z_sum^2 + 1 / (2 s)^2
-
-with z_sum the sum's noise multiplier and s the count's noise, in examples. (Each example counts
-+1/2 or -1/2, so the count's sensitivity is 1/2.) The second term is the count's share of the
-budget. Sources: arXiv:1905.03871, Theorem 1; TF-Privacy's `QuantileAdaptiveClipSumQuery` does the
-arithmetic.
+Source: arXiv:1905.03871; TF-Privacy's `QuantileAdaptiveClipSumQuery` does the arithmetic. What the
+count costs: `counted`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
 from typing import ClassVar, Optional
 
 import tensorflow as tf
 
 from training.privacy.adaptive_query import ReplayableAdaptiveClipSumQuery
-from training.privacy.clip_methods.base import Grouping, hard_factors, one_group
-
-# Andrew et al.: noise on the count of a twentieth of the batch.
-_COUNT_NOISE_PER_EXAMPLE = 1 / 20
-# Small batches would give most of the budget to the count.
-_LARGEST_DEFAULT_SHARE = 0.1
+from training.privacy.clip_methods.base import hard_factors
+from training.privacy.clip_methods.counted import CountedQuantile
 
 
 @dataclass(frozen=True)
-class AdaptiveClipping:
+class AdaptiveClipping(CountedQuantile):
     """Flat clipping at a bound that starts at `clipping_norm` and follows a quantile.
 
     Guarantees (what epsilon depends on):
-        The bound is computed from released noisy counts alone. At every step, sum and count of
-        the same batch are one Gaussian mechanism with the plan's noise multiplier. The count is
-        divided by the expected batch size, a public constant.
+        Those of `CountedQuantile`; the sum's noise moves with the bound in use.
 
     Attributes:
         clipping_norm: The bound of the first step.
@@ -48,35 +32,21 @@ class AdaptiveClipping:
     """
 
     method: ClassVar[str] = "adaptive"
-    adapts: ClassVar[bool] = True
+    released_as: ClassVar[str] = "clipping_norm"
     clipping_norm: float
     target_quantile: float = 0.5
     learning_rate: float = 0.2
     count_share: Optional[float] = None
 
-    def grouping(self, paths: Sequence[str]) -> Grouping:
-        return one_group(paths)
+    @property
+    def start(self) -> float:
+        return self.clipping_norm
+
+    def in_use(self, value: tf.Tensor) -> tf.Tensor:
+        return value
 
     def factors(self, norms: tf.Tensor, bounds: tf.Tensor) -> tf.Tensor:
         return hard_factors(norms, bounds)
-
-    def share(self, noise_multiplier: float, batch_size: int) -> float:
-        """Share of the budget that the count takes."""
-        if self.count_share is not None:
-            return self.count_share
-        recommended = noise_multiplier / (2 * _COUNT_NOISE_PER_EXAMPLE * batch_size)
-        return min(recommended**2, _LARGEST_DEFAULT_SHARE)
-
-    def sum_noise_multiplier(self, noise_multiplier: float, batch_size: int) -> float:
-        """Noise on the sum, in multiples of the bound in use."""
-        return noise_multiplier / sqrt(1 - self.share(noise_multiplier, batch_size))
-
-    def count_stddev(self, noise_multiplier: float, batch_size: int) -> float:
-        """Noise on the count, in examples."""
-        return noise_multiplier / (2 * sqrt(self.share(noise_multiplier, batch_size)))
-
-    def noise_stddev(self, noise_multiplier: float, batch_size: int) -> float:
-        return self.sum_noise_multiplier(noise_multiplier, batch_size) * self.clipping_norm
 
     def query(self, noise_multiplier: float, batch_size: int) -> ReplayableAdaptiveClipSumQuery:
         return ReplayableAdaptiveClipSumQuery(

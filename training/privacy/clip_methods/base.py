@@ -71,6 +71,10 @@ class ClipMethod(Protocol):
         """
         ...
 
+    def limits(self, bounds: tf.Tensor) -> tf.Tensor:
+        """Norms beyond which gradients are cut, float32 (groups,), at these bounds."""
+        ...
+
     def noise_stddev(self, noise_multiplier: float, batch_size: int) -> float:
         """Standard deviation of the noise on the (first) sum."""
         ...
@@ -92,6 +96,9 @@ class FixedBound:
 
     def factors(self, norms: tf.Tensor, bounds: tf.Tensor) -> tf.Tensor:
         return hard_factors(norms, bounds)
+
+    def limits(self, bounds: tf.Tensor) -> tf.Tensor:
+        return bounds
 
     def noise_stddev(self, noise_multiplier: float, batch_size: int) -> float:
         return noise_multiplier * self.clipping_norm

@@ -65,17 +65,23 @@ class Budget:
             logging.warning("fit: %s; stopping after the last planned step.", message)
         return left if wanted is None else min(wanted, left)
 
-    def spend(self, randomness: str) -> None:
-        """Counts one release, durably where there is a ledger; to be called before its use.
+    def spend(self, randomness: str, steps: int = 1) -> None:
+        """Counts releases, durably where there is a ledger; to be called before their use.
+
+        Args:
+            randomness: Tells the root of the steps' randomness from others.
+            steps: How many releases: those of the next steps.
 
         Raises:
-            UserError: If none is left.
+            UserError: If not so many are left.
         """
-        if self._releases >= self._plan.steps:
-            raise UserError(f"the plan's {self._plan.steps} steps are all taken.")
+        if self._releases + steps > self._plan.steps:
+            raise UserError(
+                f"the plan is for {self._plan.steps} steps, and {self._releases} are taken."
+            )
         if self._ledger is not None:
-            self._ledger.record(self._releases, randomness)
-        self._releases += 1
+            self._ledger.record_group(range(self._releases, self._releases + steps), randomness)
+        self._releases += steps
 
 
 def _steps_are_independent(plan: PrivacyPlan) -> bool:

@@ -51,7 +51,8 @@ def private_dataset(
         directory: Where such a dataset is stored for random access; none keeps it in memory. What
             was stored is used again with `stored_examples(directory)` as `x`.
         users: (n,), the user of each example, whole numbers or texts: for a plan whose unit is a
-            user. Every `plan.rows_per_record` rows of an element are then one user's.
+            user. Every `plan.rows_per_record` rows of an element are then one user's, and the
+            mask, (users, rows of each), has `clipped_gradient_sum` bound them together.
         physical_batch_size: Rows of each element; none takes the plan's expected batch size and a
             little more. A larger draw comes as several elements. Whole users only.
         seed: Makes the draws repeatable, and the guarantee hold only against those who do not
@@ -69,6 +70,7 @@ def private_dataset(
     require_planned_size(plan, source)
     size = physical_batch_size or default_physical_size(plan, replicas=1)
     _require_whole_records(plan, size)
+    plan.sampler(Randomness.from_seed(seed), source.users)  # what cannot be drawn is refused now
 
     def draws() -> Iterator[tuple[np.ndarray, int, bool]]:
         sampler = plan.sampler(Randomness.from_seed(seed), source.users)
@@ -76,6 +78,10 @@ def private_dataset(
         return rows_of(batching, 0, plan.steps, range(1))
 
     dataset = batches(source, draws, size)
+    if plan.by_user:
+        # By its shape alone: a loop that forgot whose the rows are would bound each by itself.
+        shape = [size // plan.rows_per_record, plan.rows_per_record]
+        dataset = dataset.map(lambda e: {**e, "mask": tf.reshape(e["mask"], shape)})
     setattr(dataset, _MARK, source)
     return dataset
 
@@ -137,8 +143,25 @@ def require_planned_size(plan: PrivacyPlan, source: Source) -> None:
     """Refuses data of another size than the plan's epsilon was computed for.
 
     Raises:
-        UserError: If they differ, or if one is of users and the other is not.
+        UserError: If they differ, if one is of users and the other is not, or if the plan asks for
+            what only a recipe's data have.
     """
+    if plan.watch is not None:
+        raise UserError(
+            f"the plan releases who is clipped by {plan.watch.attribute}, and who belongs to which "
+            "group is not said here. Train by a recipe, or make a plan with watch=None."
+        )
+    if plan.group_releases is not None:
+        raise UserError(
+            "the plan releases tables of groups, and who belongs to which group is not said here. "
+            "Train by a recipe with fairness.releases, or make a plan with group_releases=None."
+        )
+    if plan.augmented:
+        raise UserError(
+            f"the plan bounds {plan.rows_per_record} versions of an example together, and which "
+            "rows they are is not said here. Train by a recipe with fairness.swaps, or make a plan "
+            "with rows_per_record=1."
+        )
     if plan.by_user or source.users is not None:
         require_users(source.users, plan.num_examples if plan.by_user else None)
     elif source.num_examples != plan.num_examples:
@@ -164,7 +187,7 @@ def _require_whole_records(plan: PrivacyPlan, size: int) -> None:
 def default_physical_size(plan: PrivacyPlan, *, replicas: int, size: int | None = None) -> int:
     """Rows of a physical batch over all replicas: room for most draws, a multiple of `replicas`."""
     from configs.schema import TrainingSettings
-    from training.session import physical_size
+    from training.drawing import physical_size
 
     settings = TrainingSettings(
         steps=plan.steps, batch_size=plan.batch_size, physical_batch_size=size

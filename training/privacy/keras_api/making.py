@@ -12,8 +12,10 @@ from training.privacy.half_precision import use_whole_float32
 from training.privacy.inspection import problems_of
 from training.privacy.keras_api.budget import Budget
 from training.privacy.keras_api.model import PrivateModel
+from training.privacy.measured_precision import require_whole_float32
 from training.privacy.plan import PrivacyPlan
 from training.privacy.problems import refuse
+from training.strategy import has_accelerators
 
 # So that a model's second plan does not forget what the first has spent.
 _BUDGET = "_sterling_budget"
@@ -74,6 +76,8 @@ def make_private(
     if model.built and getattr(model, "inputs", None):
         refuse(problems_of(model))
     use_whole_float32()
+    if has_accelerators():
+        require_whole_float32(model.distribute_strategy)
     with model.distribute_strategy.scope():
         budget = Budget(plan, None if ledger is None else Path(ledger), on_exhausted)
         # Through __dict__, past Keras' attribute tracking, which is closed once built.

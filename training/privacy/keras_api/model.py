@@ -114,7 +114,8 @@ class PrivateModel(WrappingModel):
             loss_weights, weighted_metrics: Refused.
             metrics: As in Keras; on training examples they leave out padding.
             run_eagerly: Refused.
-            steps_per_execution: Steps between two calls of batch callbacks.
+            steps_per_execution: Steps taken in one call of one TensorFlow function, and between
+                two calls of batch callbacks; all of them are in the ledger before the first.
             jit_compile: As in Keras.
             auto_scale_loss: Of no effect: gradients are clipped in float32, at no scale.
 
@@ -260,21 +261,27 @@ class PrivateModel(WrappingModel):
         while done < steps and not self.stop_training:
             stride = min(self.steps_per_execution, steps - done)
             callbacks.on_train_batch_begin(done)
-            for _ in range(stride):
-                self._take(step, batching, batches)
+            self._take(stride, step, batching, batches)
             done += stride
             callbacks.on_train_batch_end(done - 1, self._logs(step))
 
-    def _take(self, step: KerasStep, batching: Batching, batches: Iterator[Any]) -> None:
-        number = self.releases
-        count = batching.count(number)
-        for _ in range(count - 1):
+    def _take(
+        self, steps: int, step: KerasStep, batching: Batching, batches: Iterator[Any]
+    ) -> None:
+        first = self.releases
+        numbers = range(first, first + steps)
+        counts = [batching.count(number) for number in numbers]
+        draws = [step.draws(number, self._root()) for number in numbers]
+        if self.steps_per_execution > 1:
+            # Before any of the noisy gradients exists: a crash leaves budget spent, never lost.
+            self._budget.spend(self._root().fingerprint, steps)
+            step.take_group(batches, draws, counts)
+            return
+        for _ in range(counts[0] - 1):
             step.add(next(batches))
         last = next(batches)
-        draws = step.draws(number, self._root())
-        # Before the noisy gradient exists: a crash here leaves budget spent, never lost.
-        self._budget.spend(self._root().fingerprint)
-        step.finish(last, draws, accumulated=count > 1)
+        self._budget.spend(self._root().fingerprint)  # likewise
+        step.finish(last, draws[0], accumulated=counts[0] > 1)
 
     def _logs(self, step: KerasStep) -> dict[str, float]:
         measured = {name: float(value) for name, value in self.get_metrics_result().items()}
@@ -341,6 +348,7 @@ class PrivateModel(WrappingModel):
             plan=self.plan,
             accumulates=True,
             jit_compile=bool(self.jit_compile),
+            steps_per_execution=self.steps_per_execution,
         )
         step.trace(replicated(source, self._batching(source), strategy, 0, 0).element_spec)
         if self.releases:

@@ -4,6 +4,7 @@ A method is a frozen dataclass of public numbers; it makes the sampler that draw
 what it does. What it costs stands in `training.privacy.events`, beside every other combination.
 """
 
+from training.privacy.sampling.balanced_poisson import BalancedPoissonSampling
 from training.privacy.sampling.balls_in_bins import BallsInBinsSampling
 from training.privacy.sampling.base import Sampling
 from training.privacy.sampling.cyclic import CyclicPoissonSampling
@@ -15,6 +16,7 @@ from training.privacy.sampling.truncated_poisson import TruncatedPoissonSampling
 
 __all__ = [
     "SAMPLINGS",
+    "BalancedPoissonSampling",
     "BallsInBinsSampling",
     "CyclicPoissonSampling",
     "FixedSizeSampling",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
-from configs.schema import SamplingSettings
 from training.batching import Sampler
 from training.randomness import Randomness
 
@@ -12,7 +11,9 @@ from training.randomness import Randomness
 class Sampling(Protocol):
     """A way of sampling: public numbers only.
 
-    What it calls examples are users where the plan's unit is a user.
+    What it calls examples are users where the plan's unit is a user. One that
+    `privacy.sampling.method` names is made by its `from_settings(settings, num_examples,
+    batch_size)`.
 
     Attributes:
         method: Its name in recipes and ledgers.
@@ -26,11 +27,6 @@ class Sampling(Protocol):
     """
 
     method: ClassVar[str]
-
-    @classmethod
-    def from_settings(
-        cls, settings: SamplingSettings, num_examples: int, batch_size: int
-    ) -> Any: ...
 
     @property
     def num_examples(self) -> int: ...

@@ -4,7 +4,10 @@ A list is a table: a column per group, a row per term (`he,she` under `male,fema
 text towards a group replaces every term of another group by the same row's term of that group, all
 in one pass, whole words only, keeping capitals. A term that stands in several rows goes by the
 first: with `him,her` above `his,her`, her becomes him. A term that belongs to the group already
-stays, so some sentences come out unidiomatic; a list is a probe, no translator.
+stays, so some sentences come out unidiomatic; a list is a probe, no translator. Turning a text by
+so many columns replaces all terms at once, each by another.
+
+Evaluation asks with it whether answers change; training shows models the texts so changed.
 
 Source: Garg, Perot, Limtiaco, Taly, Chi, Beutel 2019, "Counterfactual Fairness in Text
 Classification through Robustness" (token substitution); Lu, Mardziel, Wu, Amancharla, Datta 2018,
@@ -15,8 +18,9 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +47,34 @@ class WordList:
             for column, term in enumerate(row):
                 if column != group and term.lower() not in own:
                     replacements.setdefault(term.lower(), row[group])
-        if not replacements:
-            return text
-        longest_first = sorted(replacements, key=lambda term: (-len(term), term))
-        pattern = rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)"
-        return re.sub(
-            pattern,
-            lambda found: _in_case_of(found[0], replacements[found[0].lower()]),
-            text,
-            flags=re.IGNORECASE,
-        )
+        return _replaced(text, replacements)
+
+    def turned(self, text: str, by: int) -> str:
+        """Returns `text` with every term replaced by that of `by` columns on, round and round.
+
+        With two columns it is the swap: he becomes she and she becomes he.
+        """
+        replacements: dict[str, str] = {}
+        for row in self.rows:
+            for column, term in enumerate(row):
+                replacements.setdefault(term.lower(), row[(column + by) % len(row)])
+        return _replaced(text, replacements)
+
+
+def _replaced(text: str, replacements: Mapping[str, str]) -> str:
+    if not replacements:
+        return text
+    return _pattern(tuple(replacements)).sub(
+        lambda found: _in_case_of(found[0], replacements[found[0].lower()]), text
+    )
+
+
+@lru_cache(maxsize=64)
+def _pattern(terms: tuple[str, ...]) -> re.Pattern[str]:
+    longest_first = sorted(terms, key=lambda term: (-len(term), term))
+    return re.compile(
+        rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)", flags=re.IGNORECASE
+    )
 
 
 def read_word_list(key: str, source: Any) -> WordList:

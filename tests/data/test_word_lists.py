@@ -4,7 +4,7 @@ import pytest
 
 from configs.schema import SettingError
 from configs.schema.evaluation import CounterfactualSettings
-from evaluation.counterfactual.word_lists import WordList, read_word_list
+from data.word_lists import WordList, read_word_list
 
 PRONOUNS = WordList(("male", "female"), (("he", "she"), ("him", "her"), ("his", "her")))
 

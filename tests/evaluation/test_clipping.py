@@ -1,0 +1,109 @@
+"""Clipping by group: exact from bare counts, honest about noise, marked wherever it is bare."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
+
+from configs.schema import EvaluationSettings
+from evaluation import ClippingCallback, clipping_section, evaluate
+from evaluation.clipping import measure_clipping
+from evaluation.report import print_report
+
+EDGES = 2.0 ** np.arange(-8, 9)
+FINE = 2.0 ** (np.arange(-128, 129) / 8)
+
+
+def counted(norms: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    return np.histogram(norms, edges)[0].astype(float)
+
+
+def test_bare_counts_give_shares_and_quantiles():
+    norms = [np.exp(np.random.default_rng(i).normal(i - 0.5, 1, 4_000)) for i in range(2)]
+    counts = np.array([counted(of, FINE) for of in norms])
+    found = measure_clipping(["a", "b"], FINE, counts, 0.0)["groups"]
+    for name, of in zip("ab", norms, strict=True):
+        assert found[name]["examples"] == 4_000
+        assert found[name]["clipped_share"] == pytest.approx((of > 1).mean())
+        assert found[name]["standard_error"] == 0
+        for q, value in found[name]["relative_norm"].items():
+            # A bin is an eighth of an octave wide.
+            assert value == pytest.approx(np.quantile(of, float(q)), rel=0.03)
+    assert found["a"]["clipped_share"] < found["b"]["clipped_share"]
+
+
+def test_standard_error_is_that_of_the_noise():
+    generator = np.random.default_rng(0)
+    norms = np.exp(generator.normal(-0.5, 1, 5_000))
+    counts = counted(norms, EDGES)
+    shares, medians = [], []
+    for _ in range(400):
+        noisy = (counts + generator.normal(0, 40, 16))[None]
+        group = measure_clipping(["a"], EDGES, noisy, 40.0)["groups"]["a"]
+        shares.append(group["clipped_share"])
+        medians.append(group["relative_norm"]["0.5"])
+    expected = measure_clipping(["a"], EDGES, counts[None], 40.0)["groups"]["a"]["standard_error"]
+    # Of 400 draws the standard error of their deviation is 3.5 %.
+    assert np.std(shares) == pytest.approx(expected, rel=0.15)
+    assert np.mean(shares) == pytest.approx((norms > 1).mean(), abs=0.01)
+    assert np.mean(medians) == pytest.approx(np.median(norms), rel=0.1)
+
+
+def test_group_no_larger_than_its_noise_is_undefined_with_the_reason():
+    noisy = np.random.default_rng(1).normal(2, 40, (1, 16))
+    group = measure_clipping(["few"], EDGES, noisy, 40.0)["groups"]["few"]
+    assert group["clipped_share"] is None
+    assert group["reason"] == "too few for the noise (160)"
+    nobody = measure_clipping(["none"], EDGES, np.zeros((1, 16)), 0.0)["groups"]["none"]
+    assert nobody["reason"] == "nobody was drawn"
+
+
+def section(covered: bool) -> dict:
+    counts = np.zeros((2, 16))
+    counts[0, 4:8], counts[1, 6:10] = 250, 100
+    noise = 5.0 if covered else 0.0
+    return clipping_section(
+        "sex", ("Male", "Female"), EDGES, (counts, noise), (3 * counts, 2 * noise), covered=covered
+    )
+
+
+@pytest.mark.parametrize("covered", [True, False])
+def test_tensorboard_shows_it_beside_fairness_and_marks_what_is_bare(tmp_path, covered):
+    callback = ClippingCallback(lambda: section(covered), tmp_path)
+    callback.on_train_begin()
+    callback.on_epoch_end(0, {})
+    callback.on_epoch_end(1, {})
+    events = EventAccumulator(str(tmp_path)).Reload()
+    mark = "" if covered else " (train, not covered by ε)"
+    assert sorted(events.Tags()["tensors"]) == [
+        f"3 fairness/6 clipped share by sex: Female{mark}",
+        f"3 fairness/6 clipped share by sex: Male{mark}",
+        f"3 fairness/8 clipping by sex{mark}",
+    ]
+    shares = events.Tensors(f"3 fairness/6 clipped share by sex: Female{mark}")
+    assert [float(make_ndarray(event.tensor_proto)) for event in shares] == [0.5, 0.5]
+    described = events.SummaryMetadata(
+        f"3 fairness/6 clipped share by sex: Male{mark}"
+    ).summary_description
+    assert ("ε pays for" in described) == covered
+    assert ("do not publish" in described) != covered
+
+
+@pytest.mark.parametrize("covered", [True, False])
+def test_report_says_whether_it_is_covered(predict, covered):
+    settings = EvaluationSettings(bootstrap_resamples=0, permutations=0)
+    measured = replace(evaluate(predict(60), settings), further={"clipping": section(covered)})
+    stream = io.StringIO()
+    console = Console(width=100, file=stream)
+    print_report(measured, privacy=None, seconds={}, paths={}, console=console)
+    text = stream.getvalue()
+    words = "covered by ε" if covered else "not covered by ε"
+    assert f"Whose gradients were cut while training ({words})" in text
+    assert ("50.0% ± " in text) == covered
+    assert "3,000" in text

@@ -1,0 +1,119 @@
+"""Runs that watch who is clipped: marked for the operator, or released and paid for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from scripts.arguments import parse_recipe, recipe_parser
+from scripts.cli import main
+from tests.training.test_resume import Crash, CrashAt
+from training.privacy.ledger import Ledger
+from training.run_directory import RunDirectory
+from training.session import open_session
+
+RECIPE = """
+data: {source: csv, table: {train: PATH, label: outcome, features: [x, z], groups: [ward]}}
+model: {name: mlp, mlp: {hidden_units: [4]}}
+training: {steps: 12, batch_size: 60, seed: 3, optimizer: {learning_rate: 1e-2}}
+privacy:
+  enabled: true
+  noise_multiplier: 0.5
+  clipping_norm: 1.3
+  clipping: {watch: {mode: MODE, attribute: ward, share: 0.3}}
+evaluation: {bootstrap_resamples: 10}
+"""
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory) -> Path:
+    rng = np.random.default_rng(0)
+    rows = ["x,z,outcome,ward"]
+    for _ in range(400):
+        ward, outcome = rng.random() < 0.3, rng.random() < 0.4
+        # The west's examples are larger, so that its gradients are.
+        x, z = rng.normal(outcome, 1, 2) * (3 if ward else 0.4)
+        rows.append(f"{x:.4f},{z:.4f},{('no', 'yes')[outcome]},{('east', 'west')[ward]}")
+    path = tmp_path_factory.mktemp("table") / "people.csv"
+    path.write_text("\n".join(rows))
+    return path
+
+
+def recipe_at(folder: Path, table: Path, mode: str) -> Path:
+    path = folder / f"{mode}.yaml"
+    path.write_text(RECIPE.replace("PATH", str(table)).replace("MODE", mode))
+    return path
+
+
+@pytest.fixture(scope="module", params=["marked", "released"])
+def run(request, tmp_path_factory, table) -> tuple[str, Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    recipe = recipe_at(folder, table, request.param)
+    assert main(["train", str(recipe), "--run", str(folder / "run")]) == 0
+    return request.param, folder / "run"
+
+
+def test_evaluation_says_who_was_cut_and_whether_epsilon_covers_it(run):
+    mode, root = run
+    section = json.loads((root / "evaluation.json").read_text())["further"]["clipping"]
+    assert section["attribute"] == "ward"
+    assert section["covered_by_privacy_guarantee"] is (mode == "released")
+    groups = section["run"]["groups"]
+    assert groups["west"]["clipped_share"] > groups["east"]["clipped_share"] + 0.2
+    assert groups["west"]["clipped_share"] > 0.3
+    drawn = groups["west"]["examples"] + groups["east"]["examples"]
+    assert drawn == pytest.approx(12 * 60, abs=130)
+    assert (section["run"]["noise_stddev"] > 0) is (mode == "released")
+    assert (groups["west"]["standard_error"] > 0) is (mode == "released")
+
+
+def test_export_holds_only_what_the_budget_paid_for(run):
+    mode, root = run
+    (inside,) = (root / "export" / "saved_model").rglob("evaluation.json")
+    assert ("clipping" in json.loads(inside.read_text())["further"]) is (mode == "released")
+    said = (root / "privacy.txt").read_text()
+    assert ("at 0.3 of the budget, the number of its examples by ward" in said) is (
+        mode == "released"
+    )
+
+
+def test_tensorboard_shows_it_epoch_by_epoch(run):
+    mode, root = run
+    events = EventAccumulator(str(root / "logs")).Reload()
+    mark = "" if mode == "released" else " (train, not covered by ε)"
+    shares = events.Tensors(f"3 fairness/6 clipped share by ward: west{mark}")
+    assert [event.step for event in shares] == [1, 2]
+    assert f"3 fairness/8 clipping by ward{mark}" in events.Tags()["tensors"]
+
+
+@pytest.mark.slow
+def test_resumed_run_releases_the_counts_of_one_that_never_stopped(tmp_path, table):
+    path = recipe_at(tmp_path, table, "released")
+    argv = [str(path), "--training.checkpoint_every=2"]
+    recipe = parse_recipe(recipe_parser("train", "RECIPE.yaml", ""), argv).recipe
+
+    def counts(root: Path, callbacks: list[keras.callbacks.Callback]) -> np.ndarray:
+        session, run = open_session(recipe), RunDirectory(root)
+        ledger = Ledger(run.ledger, session.plan)
+        loop = session.loop(run, callbacks, ledger, verbose=0)
+        root.mkdir(exist_ok=True)
+        loop.run()
+        found = loop.step.watched()
+        return np.concatenate([found.epoch, found.run, [[found.run_stddev] * 16]])
+
+    whole = counts(tmp_path / "whole", [])
+    with pytest.raises(Crash):
+        counts(tmp_path / "cut", [CrashAt(9)])
+    np.testing.assert_array_equal(counts(tmp_path / "cut", []), whole)
+
+
+def test_attribute_that_the_data_lack_is_refused(tmp_path, table, capfd):
+    path = recipe_at(tmp_path, table, "marked")
+    run = ["--run", str(tmp_path / "run"), "--privacy.clipping.watch.attribute=sex"]
+    assert main(["train", str(path), *run]) == 2
+    assert "privacy.clipping.watch.attribute: expected one of" in capfd.readouterr().err

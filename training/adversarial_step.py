@@ -1,0 +1,59 @@
+"""The inner step with an adversary: two losses, two optimizers, one pass over the batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from training.fairness import Adversary, AdversaryTask
+from training.steps import Noise, PlainStep, _report
+
+
+class AdversarialStep(PlainStep):
+    """Plain training against an adversary (`training.fairness.adversary`).
+
+    Both gradients are means over the logical batch, on however many replicas: the projection sees
+    them whole. Both players move at once, from the weights before the step.
+
+    Args:
+        adversary: What the adversary guesses.
+        further: As `PlainStep`, without a penalty or a player.
+    """
+
+    def __init__(self, *arguments: Any, adversary: AdversaryTask, **further: Any):
+        self._adversary = Adversary(adversary, arguments[3])
+        self._further_shapes = (
+            *(tuple(v.shape) for v in arguments[0].trainable_variables),
+            *(tuple(v.shape) for v in self._adversary.variables),
+        )
+        super().__init__(*arguments, **further)
+
+    @property
+    def state(self) -> list[tf.Variable]:
+        return [*super().state, *self._adversary.state]
+
+    def _gradient_sum(self, batch: dict[str, Any]) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
+        values = [v.value for v in self._variables]
+        guesses = [v.value for v in self._adversary.variables]
+        mask = batch["mask"]
+        with tf.GradientTape(persistent=True) as tape:
+            logits = tf.cast(self._model(batch["inputs"], training=True), tf.float32)
+            losses = tf.where(mask, self._loss_of(batch)(batch["labels"], logits), 0.0)
+            total = tf.reduce_sum(losses)
+            guessed = tf.reduce_sum(self._adversary.losses(batch, logits))
+        zero = tf.UnconnectedGradients.ZERO
+        found = [
+            *tape.gradient(total, values, unconnected_gradients=zero),
+            *tape.gradient(guessed, [*values, *guesses], unconnected_gradients=zero),
+        ]
+        sums = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in found]
+        report = _report(batch["labels"], logits, losses, mask, tf.zeros([]))
+        return sums, {**self._apart(report, logits, mask), "adversary_loss": guessed}
+
+    def _release(self, sums: list[tf.Tensor], examples: tf.Tensor, noise: Noise) -> list[tf.Tensor]:
+        means = super()._release(sums, examples, noise)
+        count = len(self._variables)
+        task, against, own = means[:count], means[count : 2 * count], means[2 * count :]
+        self._adversary.learn(own, self._strategy.num_replicas_in_sync)
+        return self._adversary.against(task, against)
