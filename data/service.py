@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from configs.schema.errors import SettingError, UserError
-from data.columns import SelectedColumn
+from data.columns import unselected
 from data.contracts import Split
 from data.images import ImageFileColumn
 from data.pipeline import PreparedSplit, batches_of
@@ -175,16 +175,16 @@ def _asked(
 
 def _files_of(split: Split) -> Callable[[np.ndarray], np.ndarray] | None:
     """From positions, of any shape, to the paths of a split's image files; None without files."""
-    column: Any = getattr(split, "raw", None)
-    selection = np.arange(len(split))
-    while isinstance(column, SelectedColumn):
-        column, selection = column.base, column.selection[selection]
-    if not isinstance(column, ImageFileColumn):
+    column = getattr(split, "raw", None)
+    if column is None:
         return None
-    paths = column.paths
+    files, selection = unselected(column)
+    if not isinstance(files, ImageFileColumn):
+        return None
+    paths = files.paths
 
     def at(positions: np.ndarray) -> np.ndarray:
-        found = [str(paths[selection[position]]) for position in positions.ravel()]
+        found = [paths[selection[position]] for position in positions.ravel()]
         return np.array(found, object).reshape(positions.shape)
 
     return at
