@@ -91,7 +91,6 @@ def _train(recipe: Recipe, run: RunDirectory, lock: RunLock) -> None:
     from training.outcome import describe_privacy, refuse_other_data, write_dataset_card
     from training.privacy.ledger import Ledger
     from training.session import open_session
-    from training.step_clock import StepClock
 
     session = open_session(recipe, run)
     recipe = session.recipe  # what was to be calibrated is filled in
@@ -110,7 +109,7 @@ def _train(recipe: Recipe, run: RunDirectory, lock: RunLock) -> None:
         _follow(loop)
         return
     if recipe.training.profile:
-        loop.clock = StepClock(trace_into=run.logs)
+        loop.clock.trace_into = run.logs
     # Whatever can be refused has been refused: from here on there is a run.
     run.open(recipe_text(recipe), lock, ledger)
     write_dataset_card(run, session.dataset)

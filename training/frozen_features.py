@@ -63,6 +63,12 @@ def give_up(prepared: PreparedSplit) -> None:
             column.features.given_up.set()
 
 
+def count_computed(prepared: PreparedSplit) -> int:
+    """Examples of `prepared` whose frozen features are there; 0 where it has none."""
+    columns = [c for c in (prepared.inputs or {}).values() if isinstance(c, Column)]
+    return columns[0].features.computed if columns else 0
+
+
 class FrozenFeatures:
     """A split's activations behind a frozen prefix, each computed when it is first asked for.
 
@@ -79,11 +85,13 @@ class FrozenFeatures:
         prefix: From `models.split_frozen_prefix`.
 
     Attributes:
+        computed: Examples whose features are there.
         given_up: Once set, asking for features that are not there raises `RuntimeError`.
     """
 
     def __init__(self, prepared: PreparedSplit, prefix: keras.Model):
         self.given_up = threading.Event()
+        self.computed = 0
         self._rows = {name: _room(len(prepared), out) for name, out in prefix.output.items()}
         self._there = np.zeros(len(prepared), bool)
         # Whoever reads ahead for training may meet whoever measures.
@@ -94,11 +102,6 @@ class FrozenFeatures:
         self._forward = tf.function(
             lambda inputs: prefix(inputs, training=False), autograph=False
         ).get_concrete_function(self._blocks.element_spec["inputs"])
-
-    @property
-    def computed(self) -> int:
-        """Examples whose features are there."""
-        return int(self._there.sum())
 
     def take(self, name: str, positions: np.ndarray) -> np.ndarray:
         """Rows of one activation, (k, ...).
@@ -127,6 +130,7 @@ class FrozenFeatures:
             for name, rows in self._rows.items():
                 rows[ids] = activations[name].numpy()[real]
             self._there[ids] = True
+            self.computed += len(ids)
 
     def _next_blocks(self) -> Iterator[np.ndarray]:
         return iter(self._planned)

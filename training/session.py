@@ -27,7 +27,7 @@ from training.checkpoints import Checkpoints
 from training.drawing import batching_of, run_length
 from training.fairness import Mitigation, Player, Preparation, PrivateTables
 from training.feeding import ReplicaFeed
-from training.frozen_features import fits_in_memory, give_up, through_prefix
+from training.frozen_features import count_computed, fits_in_memory, give_up, through_prefix
 from training.loop import Length, Loop
 from training.losses import recipe_loss
 from training.objective import Terms
@@ -43,6 +43,7 @@ from training.privacy.plan import PrivacyPlan
 from training.privacy.problems import refuse
 from training.randomness import Randomness
 from training.run_directory import RunDirectory
+from training.step_clock import StepClock
 from training.steps import AdversarialStep, PlainStep, PrivateStep, TrainingStep
 from training.strategy import has_accelerators, is_tpu, resolve_strategy
 from training.tpu_operations import obstacles_of, refuse_obstacles
@@ -169,6 +170,7 @@ class Session:
             steps_per_execution=settings.steps_per_execution,
             verbose=verbose if self.workers.is_chief else 0,
             workers=self.workers,
+            clock=StepClock(lambda: count_computed(self.train)),
             give_up=lambda: give_up(self.train),
             before_step=self._before_step(step, ledger),
         )

@@ -1,13 +1,14 @@
 """Where a step's time goes: how much of it waits for input; and a profiler trace on request.
 
 Steady state is what counts: the first steps of a process compile and fill the pipeline, so they
-are left out, and so are traced steps, which the profiler slows down.
+are left out, and so are traced steps, which the profiler slows down, and steps during which frozen
+layers were at work on examples drawn for the first time: that is computing, done once.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,16 +22,18 @@ class StepClock:
     """Times the optimizer steps of one process.
 
     Args:
-        trace_into: Log directory that takes a trace of a few steady steps, for TensorBoard's
-            profile plugin; none writes no trace.
+        prepared: Returns how many examples have passed the frozen layers; constant without such.
 
     Attributes:
+        trace_into: Log directory that takes a trace of a few steady steps, for TensorBoard's
+            profile plugin; none writes no trace.
         first_step_ended: `time.monotonic()` at the end of the first step; None so far.
     """
 
-    def __init__(self, trace_into: Path | None = None):
+    def __init__(self, prepared: Callable[[], int] = lambda: 0):
         self.first_step_ended: float | None = None
-        self._trace_into = trace_into
+        self.trace_into: Path | None = None
+        self._prepared = prepared
         self._tracing = False
         self._waits_are_seen = False
         self._begun = self._traced = 0
@@ -53,10 +56,11 @@ class StepClock:
         """
         steady = self._begun >= _WARM_UP_STEPS
         self._begun += 1
-        if steady and self._trace_into is not None and not self._traced:
-            tf.profiler.experimental.start(str(self._trace_into))
+        if steady and self.trace_into is not None and not self._traced:
+            tf.profiler.experimental.start(str(self.trace_into))
             self._tracing = True
         self._waited_in_step = 0.0
+        prepared = self._prepared()
         started = time.monotonic()
         if self._tracing:
             with tf.profiler.experimental.Trace("train", step_num=number, _r=1):
@@ -66,7 +70,7 @@ class StepClock:
                 self.close()
         else:
             yield
-            if steady:
+            if steady and self._prepared() == prepared:
                 self._seconds += time.monotonic() - started
                 self._waited += self._waited_in_step
         if self.first_step_ended is None:

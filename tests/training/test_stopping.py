@@ -21,7 +21,6 @@ from training.loop import Loop
 from training.privacy.ledger import Ledger
 from training.run_directory import RunDirectory
 from training.session import open_session
-from training.step_clock import StepClock
 
 
 class At(keras.callbacks.Callback):
@@ -166,7 +165,7 @@ def test_weights_that_are_no_numbers_are_never_saved(recipe, tmp_path, privacy):
 
 def test_profile_is_a_trace_of_steady_steps(recipe, tmp_path):
     loop, run = new_loop(recipe(steps=14), tmp_path)
-    loop.clock = StepClock(trace_into=run.logs)
+    loop.clock.trace_into = run.logs
     loop.run()
     (trace,) = run.logs.glob("plugins/profile/*/*.xplane.pb")
     assert b"train" in trace.read_bytes()
