@@ -108,8 +108,9 @@ class Loop:
     _started: bool = False
 
     def __post_init__(self) -> None:
-        # One of several workers must take part in the step until all have agreed to stop.
-        alone = self.workers.count == 1
+        # One of several workers must take part in the step until all have agreed to stop, and
+        # steps of one call are paid for before their batches are read.
+        alone = self.workers.count == 1 and self.steps_per_execution == 1
         self._interruption = Interruption(self.give_up if alone else None)
 
     def run(self) -> int:

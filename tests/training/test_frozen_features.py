@@ -126,8 +126,12 @@ class Signalling:
         return self._split.read(indices)
 
 
-def new_loop(session: Session, root: Path, after: int | None = None) -> tuple[Loop, Session]:
+def new_loop(
+    session: Session, root: Path, after: int | None = None, at_once: int = 1
+) -> tuple[Loop, Session]:
     """A fresh loop over weights as they were first; `after` so many examples comes a signal."""
+    training = replace(session.recipe.training, steps_per_execution=at_once)
+    session = replace(session, recipe=replace(session.recipe, training=training))
     fresh = open_session(RECIPE)
     session.model.built.model.set_weights(fresh.model.built.model.get_weights())
     split = session.dataset.train if after is None else Signalling(session.dataset.train, after)
@@ -138,17 +142,28 @@ def new_loop(session: Session, root: Path, after: int | None = None) -> tuple[Lo
     return lazy.loop(run, [], Ledger(run.ledger, lazy.plan), verbose=0), lazy
 
 
-def test_signal_while_features_are_computed_is_obeyed_and_the_run_ends_the_same(session, tmp_path):
-    loop, _ = new_loop(session, tmp_path / "whole")
+@pytest.fixture(scope="module")
+def undisturbed(session, tmp_path_factory) -> list[np.ndarray]:
+    loop, _ = new_loop(session, tmp_path_factory.mktemp("whole"))
     loop.run()
-    undisturbed = weights_of(loop.model)
-    loop, lazy = new_loop(session, tmp_path / "cut", after=70)
+    return weights_of(loop.model)
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_signal_while_features_are_computed_is_obeyed_and_the_run_ends_the_same(
+    session, undisturbed, tmp_path, at_once
+):
+    loop, lazy = new_loop(session, tmp_path / "cut", after=70, at_once=at_once)
     with pytest.raises(Stopped) as stopped:
         loop.run()
-    # Given up at once: not all of what was drawn was still computed.
-    assert column(lazy.train).features.computed < len(lazy.train)
+    if at_once == 1:
+        # Given up at once: not all of what was drawn was still computed.
+        assert column(lazy.train).features.computed < len(lazy.train)
+    # Steps of one call are paid for together: they are all taken first.
     assert stopped.value.step is not None
     assert stopped.value.step < 9
+    assert stopped.value.step % at_once == 0
+    assert loop.ledger.releases == stopped.value.step
     loop, _ = new_loop(session, tmp_path / "cut")
     assert loop.run() == 9
     assert_identical(weights_of(loop.model), undisturbed)
