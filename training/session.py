@@ -276,7 +276,8 @@ def _randomness_context(recipe: Recipe, dataset: Dataset) -> str:
     files = sorted(dataset.info.provenance.sha256.items())
     sections = ("model", "privacy", "fairness", "objective", "decision")
     rest = (asdict(getattr(recipe, section)) for section in sections)
-    decisive = [training, examples, *rest]
+    # Constraints and thresholds price the answer that is called positive.
+    decisive = [training, examples, *rest, recipe.evaluation.positive_label]
     return json.dumps([*decisive, files, len(dataset.train)], sort_keys=True)
 
 

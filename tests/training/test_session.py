@@ -11,6 +11,7 @@ import pytest
 
 from configs.schema import (
     CnnSettings,
+    EvaluationSettings,
     MlpSettings,
     ModelSettings,
     OptimizerSettings,
@@ -215,6 +216,9 @@ def test_private_runs_that_differ_share_no_stream(recipe):
     assert spread.randomness == one.randomness
     acted_on = open_session(recipe(PRIVATE, steps=3, callbacks={"ReduceLROnPlateau": {}}))
     assert acted_on.randomness.fingerprint != one.randomness.fingerprint
+    # A constraint on groups would price another answer, under the same noise.
+    favoured = replace(recipe(PRIVATE, steps=3), evaluation=EvaluationSettings(positive_label="0"))
+    assert open_session(favoured).randomness.fingerprint != one.randomness.fingerprint
 
 
 def test_private_runs_over_other_bytes_of_the_same_file_share_no_stream(recipe, monkeypatch):
