@@ -231,6 +231,19 @@ def test_noise_is_the_multiplier_times_the_sensitivity_on_empty_cells_too(neighb
     assert abs(np.corrcoef(noise.ravel(), other.ravel())[0, 1]) < 0.25
 
 
+def test_one_person_moves_a_table_of_millions_by_no_more_than_the_sensitivity():
+    releases = GroupReleases("loss", 5.0, first=0, every=3)
+    many = np.full((2, 2, 2), 3e6)
+    more = many.copy()
+    more[0, 0] += (0.5, 0.5)
+    without, within = (
+        releases.release(table, "add_remove", Randomness.from_seed(1), 3) for table in (many, more)
+    )
+    # The same draws: float32 would round to quarters of a person, noise and all.
+    assert np.linalg.norm(within - without) == pytest.approx(0.5**0.5, abs=1e-6)
+    assert not np.any(without == np.float32(without))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("game", ["odds", "adversary", "private odds"])
 def test_two_replicas_hold_the_multipliers_of_one_device(game):
