@@ -108,9 +108,10 @@ class Loop:
     _started: bool = False
 
     def __post_init__(self) -> None:
-        # One of several workers must take part in the step until all have agreed to stop.
-        alone = self.workers.count == 1
-        self._interruption = Interruption(self.give_up if alone else None)
+        # One of several workers must take part in the step until all have agreed to stop; and
+        # steps that are taken in one call are paid for together, so that none may be given up.
+        waits = self.workers.count > 1 or self.steps_per_execution > 1
+        self._interruption = Interruption(None if waits else self.give_up)
 
     def run(self) -> int:
         """Trains from the newest checkpoint, or from the start, to the end.
@@ -272,7 +273,12 @@ class Loop:
     def _take(self, steps: range, batches: Iterator[Any]) -> None:
         if self.before_step is not None:
             # Tables of groups are due where epochs begin, and no call goes beyond an epoch.
-            self.before_step(steps[0])
+            try:
+                self.before_step(steps[0])
+            except tf.errors.OpError:
+                if not self._interruption.given_up:
+                    raise
+                self._leave(steps[0], None, self._totals)
         if self.steps_per_execution == 1:
             self._take_one(steps[0], batches)
             return

@@ -126,13 +126,20 @@ class Signalling:
         return self._split.read(indices)
 
 
-def new_loop(session: Session, root: Path, after: int | None = None) -> tuple[Loop, Session]:
+def new_loop(
+    session: Session, root: Path, after: int | None = None, in_one_call: int = 1
+) -> tuple[Loop, Session]:
     """A fresh loop over weights as they were first; `after` so many examples comes a signal."""
     fresh = open_session(RECIPE)
     session.model.built.model.set_weights(fresh.model.built.model.get_weights())
     split = session.dataset.train if after is None else Signalling(session.dataset.train, after)
     prepared = data.prepare(split, session.model.built.preprocess)
-    lazy = replace(session, train=through_prefix(prepared, session.model.prefix))
+    training = replace(RECIPE.training, steps_per_execution=in_one_call)
+    lazy = replace(
+        session,
+        recipe=replace(RECIPE, training=training),
+        train=through_prefix(prepared, session.model.prefix),
+    )
     run = RunDirectory.at(root)
     run.root.mkdir(exist_ok=True)
     return lazy.loop(run, [], Ledger(run.ledger, lazy.plan), verbose=0), lazy
@@ -152,6 +159,24 @@ def test_signal_while_features_are_computed_is_obeyed_and_the_run_ends_the_same(
     loop, _ = new_loop(session, tmp_path / "cut")
     assert loop.run() == 9
     assert_identical(weights_of(loop.model), undisturbed)
+
+
+def test_group_of_steps_is_paid_for_and_therefore_not_given_up(session, tmp_path):
+    loop, lazy = new_loop(session, tmp_path, after=70, in_one_call=3)
+    with pytest.raises(Stopped) as stopped:
+        loop.run()
+    assert stopped.value.step in (3, 6)
+    # All that was paid for was used, and is saved.
+    assert Ledger(tmp_path / "ledger.jsonl", lazy.plan).releases == stopped.value.step
+
+
+def test_signal_while_a_table_of_all_examples_is_made_saves_what_was_before_it(session, tmp_path):
+    loop, lazy = new_loop(session, tmp_path, after=70)
+    loop.before_step = lambda step: list(data.batches_in_order(lazy.train, 64))
+    with pytest.raises(Stopped) as stopped:
+        loop.run()
+    assert stopped.value.step == 0
+    assert Ledger(tmp_path / "ledger.jsonl", lazy.plan).releases == 0
 
 
 ONE_THREAD = """
