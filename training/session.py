@@ -277,7 +277,8 @@ def _randomness_context(recipe: Recipe, dataset: Dataset) -> str:
     sections = ("model", "privacy", "fairness", "objective", "decision")
     rest = (asdict(getattr(recipe, section)) for section in sections)
     # Constraints and thresholds price the answer that is called positive.
-    decisive = [training, examples, *rest, recipe.evaluation.positive_label]
+    positive = recipe.evaluation.positive_label
+    decisive = [training, examples, *rest, *([] if positive is None else [positive])]
     return json.dumps([*decisive, files, len(dataset.train)], sort_keys=True)
 
 
