@@ -232,6 +232,22 @@ def test_private_runs_over_other_bytes_of_the_same_file_share_no_stream(recipe, 
     assert other.randomness.fingerprint != one.randomness.fingerprint
 
 
+def test_private_runs_from_other_weights_under_the_same_name_share_no_stream(recipe, monkeypatch):
+    import models
+
+    roots = []
+    for sha in ("0" * 64, "0" * 64, "1" * 64):
+        monkeypatch.undo()
+        build = models.build
+
+        def of_these_weights(*arguments, build=build, sha=sha, **further):
+            return replace(build(*arguments, **further), origin={"sha256": sha})
+
+        monkeypatch.setattr(models, "build", of_these_weights)
+        roots.append(open_session(recipe(PRIVATE, steps=3)).randomness.fingerprint)
+    assert roots[0] == roots[1] != roots[2]
+
+
 def test_checkpoint_of_a_whole_epoch_holds_no_sums_over_training_examples(recipe, tmp_path):
     session = open_session(recipe(PRIVATE, steps=10, checkpoint_every=3, keep_checkpoints=9))
     loop_of(session, tmp_path).run()
