@@ -286,6 +286,17 @@ def test_ledger_written_with_other_tables_is_another_plan():
     assert other.fingerprint != plan.fingerprint != replace(plan, group_releases=None).fingerprint
 
 
+def test_account_of_steps_run_again_counts_no_table_that_was_not_released(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.jsonl", plan_with(GroupReleases("selection", 20.0, 20, 20)))
+    for root in ("a", "b"):
+        ledger.record_group(range(30), root)
+    ledger.record_table(20, np.zeros((2, 2, 2)).tolist())
+    account = account_of(ledger)
+    # By their number the releases would have come by a second table.
+    assert ledger.plan.tables(60) == 2
+    assert account["spans"][-1]["epsilon_after"] == account["epsilon"]
+
+
 def test_tables_that_cost_more_than_the_whole_budget_are_refused():
     with pytest.raises(SettingError, match=r"fairness.releases.noise_multiplier.*2 tables.*alone"):
         plan_with(GroupReleases("selection", 0.5, 20, 20))
