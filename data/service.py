@@ -8,8 +8,8 @@ order here, and a batch that is missing, double or not the one drawn is an error
 
 Workers of the service run TensorFlow's own operations and none of Python's. They can therefore
 read image files, under the paths that the trainer names, and nothing else: the sources that Python
-reads, and the texts that are prepared once and kept, stay with the trainer. Labels and groups never
-leave it.
+reads, and the texts that are prepared once and kept, stay with the trainer. Labels and groups are
+not sent, but for what a path says: that of an image in its class's folder names the class.
 """
 
 from __future__ import annotations

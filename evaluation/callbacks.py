@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from configs.schema.evaluation import EvaluationSettings
-from evaluation.coverage import NOT_COVERED, marked, measured_elsewhere
+from evaluation.coverage import NOT_COVERED, RELEASED, marked, measured_elsewhere
 from evaluation.event_writer import event_writer
 from evaluation.fairness import with_soft_groups
 from evaluation.group_plots import (
@@ -49,8 +49,6 @@ from evaluation.predictions import Predictions
 if TYPE_CHECKING:
     from data.contracts import Batch, DatasetInfo
 
-# How logs that come from noisy releases alone begin.
-RELEASED = "released "
 _RESAMPLES_BETWEEN_EPOCHS = 200
 # What a private loop releases beside the weights: name in its logs -> tag, description.
 _RELEASED = {

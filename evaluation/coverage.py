@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 NOT_COVERED = "train, not covered by ε"
+# How logs that come from noisy releases alone begin.
+RELEASED = "released "
 _COVERED = frozenset({"epsilon", "delta", "learning_rate", "clipping_norm", "clipping_threshold"})
 
 
@@ -21,7 +23,7 @@ def measured_elsewhere(name: str) -> bool:
 
 def marked(name: str) -> str:
     """The key, with the mark if ε does not cover its value."""
-    covered = name in _COVERED or measured_elsewhere(name)
+    covered = name in _COVERED or name.startswith(RELEASED) or measured_elsewhere(name)
     return name if covered else f"{name} ({NOT_COVERED})"
 
 

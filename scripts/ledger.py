@@ -77,7 +77,9 @@ def account_of(ledger: Ledger) -> dict[str, Any]:
     plan, spans, spent = ledger.plan, [], 0
     for span in spans_of(ledger.history):
         spent += span.releases
-        spans.append({**vars(span), "epsilon_after": plan.epsilon(spent)})
+        # Steps that are run again take the tables that they took before.
+        tables = min(plan.tables(spent), ledger.tables)
+        spans.append({**vars(span), "epsilon_after": plan.epsilon(spent, tables)})
     return {
         "epsilon": ledger.epsilon if spent or ledger.tables else 0.0,
         "delta": plan.delta,

@@ -273,7 +273,12 @@ class Loop:
     def _take(self, steps: range, batches: Iterator[Any]) -> None:
         if self.before_step is not None:
             # Tables of groups are due where epochs begin, and no call goes beyond an epoch.
-            self.before_step(steps[0])
+            try:
+                self.before_step(steps[0])
+            except tf.errors.OpError:
+                if not self._interruption.given_up:
+                    raise
+                self._leave(steps[0], None, self._totals)
         if self.steps_per_execution == 1:
             self._take_one(steps[0], batches)
             return

@@ -260,11 +260,12 @@ def build_model(recipe: Recipe, dataset: Dataset) -> BuiltModel:
     )
 
 
-def _randomness_context(recipe: Recipe, dataset: Dataset) -> str:
+def _randomness_context(recipe: Recipe, dataset: Dataset, weights: str) -> str:
     """What, beside the seed, names a private run's random streams; "" without privacy.
 
-    Everything that can change a release, the bytes of the data among it: two runs over a file and
-    the same file less one person must not share their noise. Not how the run is spread and saved.
+    Everything that can change a release, the bytes of the data and of the weights it starts from
+    among it: two runs over a file and the same file less one person must not share their noise.
+    Not how the run is spread and saved.
     """
     if not recipe.privacy.enabled:
         return ""
@@ -277,15 +278,19 @@ def _randomness_context(recipe: Recipe, dataset: Dataset) -> str:
     files = sorted(dataset.info.provenance.sha256.items())
     sections = ("model", "privacy", "fairness", "objective", "decision")
     rest = (asdict(getattr(recipe, section)) for section in sections)
-    decisive = [training, examples, *rest]
+    # Constraints and thresholds price the answer that is called positive.
+    positive = recipe.evaluation.positive_label
+    decisive = [training, examples, *rest, *([] if positive is None else [positive])]
+    decisive += [weights] if weights else []
     return json.dumps([*decisive, files, len(dataset.train)], sort_keys=True)
 
 
 def _shared_randomness(
-    recipe: Recipe, dataset: Dataset, workers: Workers, run: RunDirectory | None
+    recipe: Recipe, dataset: Dataset, weights: str, workers: Workers, run: RunDirectory | None
 ) -> Randomness:
     """One root for all workers: they must draw the same batches and the same noise."""
-    own = Randomness.from_seed(recipe.training.seed, _randomness_context(recipe, dataset))
+    context = _randomness_context(recipe, dataset, weights)
+    own = Randomness.from_seed(recipe.training.seed, context)
     kept = None
     if run is not None and recipe.training.seed is None:
         kept = kept_root(run.noise_root)
@@ -330,7 +335,6 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
         preparation.shares,
     )
     settings = recipe.training
-    randomness = _shared_randomness(recipe, dataset, workers, run)
     files = sorted(dataset.info.provenance.sha256.items())
     workers.require_same(
         hashlib.sha256(repr((recipe, len(dataset.train), files)).encode()).hexdigest(),
@@ -362,6 +366,7 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
         require_service(recipe.data.service, dataset.train)
     with strategy.scope():
         built = build_model(recipe, dataset)
+    randomness = _shared_randomness(recipe, dataset, built.origin.get("sha256", ""), workers, run)
     people, versions = dataset.train, None
     if preparation.swaps is not None:
         people, versions = data.with_versions(people, preparation.swaps)

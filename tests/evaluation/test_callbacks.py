@@ -11,6 +11,7 @@ from tensorboard.util import tensor_util
 
 from configs.schema import EvaluationSettings
 from evaluation.callbacks import FairnessCallback, PrivacyCallback, _write_training_scalars
+from evaluation.coverage import marked_logs
 from tests.evaluation.conftest import from_answers
 
 EPOCHS = 2
@@ -174,3 +175,9 @@ def test_logs_of_groups_are_marked_unless_they_come_from_noisy_releases(tmp_path
     events.Reload()
     assert _scalars(events, "5 training/multiplier: F (train, not covered by ε)") == [0.25]
     assert _scalars(events, "4 privacy/released multiplier: F") == [0.5]
+    # Nor does what Keras's own callbacks write down say otherwise.
+    logs = {"multiplier: F": 0.25, "released multiplier: F": 0.5}
+    assert list(marked_logs(logs)) == [
+        "multiplier: F (train, not covered by ε)",
+        "released multiplier: F",
+    ]

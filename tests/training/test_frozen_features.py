@@ -163,10 +163,20 @@ def test_signal_while_features_are_computed_is_obeyed_and_the_run_ends_the_same(
     assert stopped.value.step is not None
     assert stopped.value.step < 9
     assert stopped.value.step % at_once == 0
+    # All that was paid for was used, and is saved.
     assert loop.ledger.releases == stopped.value.step
     loop, _ = new_loop(session, tmp_path / "cut")
     assert loop.run() == 9
     assert_identical(weights_of(loop.model), undisturbed)
+
+
+def test_signal_while_a_table_of_all_examples_is_made_saves_what_was_before_it(session, tmp_path):
+    loop, lazy = new_loop(session, tmp_path, after=70)
+    loop.before_step = lambda step: list(data.batches_in_order(lazy.train, 64))
+    with pytest.raises(Stopped) as stopped:
+        loop.run()
+    assert stopped.value.step == 0
+    assert Ledger(tmp_path / "ledger.jsonl", lazy.plan).releases == 0
 
 
 ONE_THREAD = """

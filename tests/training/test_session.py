@@ -11,6 +11,7 @@ import pytest
 
 from configs.schema import (
     CnnSettings,
+    EvaluationSettings,
     MlpSettings,
     ModelSettings,
     OptimizerSettings,
@@ -215,6 +216,9 @@ def test_private_runs_that_differ_share_no_stream(recipe):
     assert spread.randomness == one.randomness
     acted_on = open_session(recipe(PRIVATE, steps=3, callbacks={"ReduceLROnPlateau": {}}))
     assert acted_on.randomness.fingerprint != one.randomness.fingerprint
+    # A constraint on groups would price another answer, under the same noise.
+    favoured = replace(recipe(PRIVATE, steps=3), evaluation=EvaluationSettings(positive_label="0"))
+    assert open_session(favoured).randomness.fingerprint != one.randomness.fingerprint
 
 
 def test_private_runs_over_other_bytes_of_the_same_file_share_no_stream(recipe, monkeypatch):
@@ -226,6 +230,22 @@ def test_private_runs_over_other_bytes_of_the_same_file_share_no_stream(recipe, 
     monkeypatch.setattr(data, "load", lambda settings: replace(one.dataset, info=edited))
     other = open_session(recipe(PRIVATE, steps=3))
     assert other.randomness.fingerprint != one.randomness.fingerprint
+
+
+def test_private_runs_from_other_weights_under_the_same_name_share_no_stream(recipe, monkeypatch):
+    import models
+
+    roots = []
+    for sha in ("0" * 64, "0" * 64, "1" * 64):
+        monkeypatch.undo()
+        build = models.build
+
+        def of_these_weights(*arguments, build=build, sha=sha, **further):
+            return replace(build(*arguments, **further), origin={"sha256": sha})
+
+        monkeypatch.setattr(models, "build", of_these_weights)
+        roots.append(open_session(recipe(PRIVATE, steps=3)).randomness.fingerprint)
+    assert roots[0] == roots[1] != roots[2]
 
 
 def test_checkpoint_of_a_whole_epoch_holds_no_sums_over_training_examples(recipe, tmp_path):

@@ -144,8 +144,10 @@ class GroupReleases:
         purpose = "group table " + json.dumps([asdict(self), neighbours, table.shape])
         seeds = tf.constant(randomness.stateless_seeds(purpose, step, 1)[:, None])
         state = query.seeded_global_state(seeds, tf.ones([1]))
-        (noisy,), _, _ = query.get_noised_result([tf.constant(table, tf.float32)], state)
-        return noisy.numpy().astype(np.float64)
+        (noise,), _, _ = query.get_noised_result([tf.zeros(table.shape)], state)
+        # Added in double precision: float32 rounds sums over many people to steps that come near
+        # what one person adds, and their difference would be more than the sensitivity.
+        return np.asarray(table, np.float64) + noise.numpy().astype(np.float64)
 
     def describe(self, tables: int, neighbours: str) -> str:
         """One clause for the statement of the guarantee."""

@@ -231,6 +231,19 @@ def test_noise_is_the_multiplier_times_the_sensitivity_on_empty_cells_too(neighb
     assert abs(np.corrcoef(noise.ravel(), other.ravel())[0, 1]) < 0.25
 
 
+def test_one_person_moves_a_table_of_millions_by_no_more_than_the_sensitivity():
+    releases = GroupReleases("loss", 5.0, first=0, every=3)
+    many = np.full((2, 2, 2), 3e6)
+    more = many.copy()
+    more[0, 0] += (0.5, 0.5)
+    without, within = (
+        releases.release(table, "add_remove", Randomness.from_seed(1), 3) for table in (many, more)
+    )
+    # The same draws: float32 would round to quarters of a person, noise and all.
+    assert np.linalg.norm(within - without) == pytest.approx(0.5**0.5, abs=1e-6)
+    assert not np.any(without == np.float32(without))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("game", ["odds", "adversary", "private odds"])
 def test_two_replicas_hold_the_multipliers_of_one_device(game):
@@ -271,6 +284,17 @@ def test_ledger_written_with_other_tables_is_another_plan():
     assert PrivacyPlan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
     other = replace(plan, group_releases=replace(tables, noise_multiplier=10.0))
     assert other.fingerprint != plan.fingerprint != replace(plan, group_releases=None).fingerprint
+
+
+def test_account_of_steps_run_again_counts_no_table_that_was_not_released(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.jsonl", plan_with(GroupReleases("selection", 20.0, 20, 20)))
+    for root in ("a", "b"):
+        ledger.record_group(range(30), root)
+    ledger.record_table(20, np.zeros((2, 2, 2)).tolist())
+    account = account_of(ledger)
+    # By their number the releases would have come by a second table.
+    assert ledger.plan.tables(60) == 2
+    assert account["spans"][-1]["epsilon_after"] == account["epsilon"]
 
 
 def test_tables_that_cost_more_than_the_whole_budget_are_refused():

@@ -245,7 +245,7 @@ def test_other_lists_under_the_same_seed_share_no_noise(recipe, tmp_path):
         path.write_text(f"feline,other\n{words}\n")
         swaps = Swaps.read("fairness.swaps.word_lists", {"animals": str(path)})
         dataset = naming_lists(data.load(recipe.data), swaps)
-        contexts.add(_randomness_context(private, dataset))
+        contexts.add(_randomness_context(private, dataset, ""))
     assert len(contexts) == 2
 
 

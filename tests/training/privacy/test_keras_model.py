@@ -115,6 +115,21 @@ def test_seed_repeats_a_run_and_other_data_draw_other_noise() -> None:
     assert one._root() != other._root()
 
 
+def test_seeded_runs_of_models_that_differ_beside_their_weights_share_no_noise() -> None:
+    def root_of(rate: float, activation: str) -> str:
+        keras.utils.set_random_seed(1)
+        x = keras.Input((5,))
+        hidden = L.Dropout(rate)(L.Dense(4, activation=activation)(x))
+        private = compiled(keras.Model(x, L.Dense(2)(hidden)), seed=9)
+        private.fit(X, Y, epochs=1, steps_per_epoch=1, verbose=0)
+        return private._root().fingerprint
+
+    first = root_of(0.1, "relu")
+    assert root_of(0.1, "relu") == first  # whatever numbers Keras gives the layers
+    assert root_of(0.2, "relu") != first
+    assert root_of(0.1, "tanh") != first
+
+
 def test_seeded_runs_under_two_losses_share_no_noise() -> None:
     roots = []
     for loss in (

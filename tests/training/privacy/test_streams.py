@@ -270,3 +270,22 @@ def test_an_epoch_goes_on_over_the_same_stored_examples_alone(tmp_path) -> None:
     shuffled = private_dataset(PLAN, of_tensors().shuffle(60, seed=1), directory=tmp_path / "c")
     assert digests[0] == digests[1] == stored_examples(tmp_path / "a").digest
     assert digests[0] != shuffled._sterling_source.digest()
+
+
+def test_examples_in_memory_are_told_apart_behind_a_transform_too() -> None:
+    def as_it_is(example):
+        return example
+
+    others = X + 1.0
+    digests = [
+        private_dataset(PLAN, *x, transform=as_it_is)._sterling_source.digest()
+        for x in (
+            (X, Y),
+            (X, Y),
+            (others, Y),
+            (pipeline(),),
+            (Dataset.from_tensor_slices((others, Y)),),
+        )
+    ]
+    assert digests[0] == digests[1] != digests[2]
+    assert "" != digests[3] != digests[4]

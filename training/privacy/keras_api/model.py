@@ -29,6 +29,7 @@ from training.privacy.keras_api.datasets import (
     require_planned_size,
     x_as_source,
 )
+from training.privacy.keras_api.layers import layers_of
 from training.privacy.keras_api.losses import labels_of, named_loss, per_example_loss
 from training.privacy.keras_api.requests import (
     refuse_callbacks,
@@ -377,7 +378,7 @@ class PrivateModel(WrappingModel):
             source.digest(),
             self._physical_batch_size,
             self._loss_named,
-            # Not by name: Keras numbers layers that have none.
             [v.trainable for v in self.inner.weights],
+            layers_of(self.inner),
         ]
         return json.dumps(parts, sort_keys=True, default=str)

@@ -35,7 +35,8 @@ class Source:
     Attributes:
         num_examples: How many there are.
         read: Positions int64 (k,) -> {"inputs": ..., "labels": ...}, a nest of arrays (k, ...).
-        digest: Tells arrays and stores apart, by all of their bytes; "" for other sources.
+        digest: Tells arrays and stores apart, by all of their bytes (not what a transform makes of
+            them); "" for other sources.
         users: Whose each example is; None where nobody said.
     """
 
@@ -153,7 +154,7 @@ class _Rows:
     arrays: dict[str, Any]
 
     def __len__(self) -> int:
-        return len(keras.tree.flatten(self.arrays)[0])
+        return len(keras.tree.flatten(self.arrays["x"])[0])
 
     def __getitem__(self, row: int) -> tuple[Any, ...]:
         taken = [
@@ -173,6 +174,8 @@ def _of_sequence(sequence: Any, transform: Transform) -> Source:
         records = [_record(*_checked(transform(item))) for item in items]
         return tf.nest.map_structure(lambda *leaves: _plain(np.stack(leaves)), *records)
 
+    if isinstance(sequence, (_Rows, _Columns)):
+        return Source(len(sequence), read, lambda: _digest(sequence.arrays))
     digest = sequence.digest if isinstance(sequence, ExampleStore) else ""
     return Source(len(sequence), read, lambda: digest)
 
