@@ -299,9 +299,7 @@ def groups(steps: int, per_execution: int) -> dict[str, Any]:
 def main() -> None:
     """Prints the differences that the command line asks for."""
     parser = argparse.ArgumentParser()
-    parser.add_argument(
-        "what", choices=("kinds", "accumulated", "clipping", "noiseless", "users", "groups")
-    )
+    parser.add_argument("what", choices=("kinds", "clipping", "noiseless", "users", "groups"))
     parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--steps", type=int, default=5)
     arguments = parser.parse_args()
@@ -324,11 +322,7 @@ def main() -> None:
         silent = replace(private, noise_multiplier=NO_NOISE)
         print(json.dumps(kinds(arguments.steps, {"private, noiseless": silent})))
         return
-    both = {"plain": PrivacySettings(), "private": private}
-    if arguments.what == "accumulated":
-        print(json.dumps(kinds(arguments.steps, both, (16,))))
-        return
-    results = kinds(arguments.steps, both)
+    results = kinds(arguments.steps, {"plain": PrivacySettings(), "private": private})
     # Dropout differs by replica, so only the replicas can be compared.
     with tempfile.TemporaryDirectory() as folder:
         results["private, dropout"] = compare(replace(BASE, privacy=private), Path(folder))

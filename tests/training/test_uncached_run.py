@@ -88,7 +88,10 @@ def test_frozen_layers_of_uncached_examples_are_kept_up_to_a_limit_that_the_log_
     inputs = keras.Input((4,), name="features")
     prefix = keras.Model({"features": inputs}, {"hidden": keras.layers.Dense(3)(inputs)})
     assert fits_in_memory(prefix, 10, 10 * 3 * 4)
-    assert "once for 10 examples; their activations take 1.2e-07 GB" in caplog.text
+    assert (
+        "once for each of 10 examples, when it is first drawn; their activations take 1.2e-07 GB"
+        in caplog.text
+    )
     assert not fits_in_memory(prefix, 10, 10 * 3 * 4 - 1)
     assert "frozen layers run at every step: kept for 10 examples" in caplog.text
     found = []

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from training.privacy import PrivacyPlan, make_private
 
@@ -51,3 +52,7 @@ def moved(before: list[np.ndarray], after: list[np.ndarray]) -> bool:
 
 def distance(some: list[np.ndarray], others: list[np.ndarray]) -> float:
     return float(np.sqrt(sum(((a - b) ** 2).sum() for a, b in zip(some, others, strict=True))))
+
+
+def of_tensors() -> tf.data.Dataset:
+    return tf.data.Dataset.from_tensor_slices((X, Y))

@@ -20,6 +20,7 @@ from tests.training.privacy.keras_cases import (
     Y,
     compiled,
     moved,
+    of_tensors,
     small_model,
     weights,
 )
@@ -68,10 +69,6 @@ class Batches(keras.utils.PyDataset):
 
     def __getitem__(self, i: int) -> Any:
         return X[:20], Y[:20]
-
-
-def of_tensors() -> tf.data.Dataset:
-    return tf.data.Dataset.from_tensor_slices((X, Y))
 
 
 REQUESTS: dict[str, tuple[dict[str, Any], str]] = {
