@@ -7,8 +7,9 @@ ReduceLROnPlateau placed after it can act on them; whatever is computed from tra
 says in its tag that ε does not cover it.
 
 TensorBoard orders cards by tag, and the tags are numbered so that the first screen answers: how
-accurate, how unfair, to whom, at which ε. Pictures of gaps and groups over epochs begin where the
-process began: a resumed run's earlier epochs are in its scalars.
+accurate, how unfair, to whom, at which ε. Numbers are written at every epoch's end, pictures at
+about ten of them and the last: drawing takes seconds, and a picture of curves holds all epochs
+anyway. They begin where the process began: a resumed run's earlier epochs are in its scalars.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from data.contracts import Batch, DatasetInfo
 
 _RESAMPLES_BETWEEN_EPOCHS = 200
+_PICTURED_EPOCHS = 10
 # What a private loop releases beside the weights: name in its logs -> tag, description.
 _RELEASED = {
     "clipping_norm": (
@@ -110,6 +112,7 @@ class FairnessCallback(keras.callbacks.Callback):
         self._hparams = hparams
         self._writer: Any = None
         self._history: list[tuple[int, Any]] = []
+        self._is_pictured = True
 
     @classmethod
     def from_arrays(
@@ -180,12 +183,33 @@ class FairnessCallback(keras.callbacks.Callback):
             _write_training_scalars(logs)
             for headline in shown:
                 _write_headline(headline)
-            _write_figures(self.evaluation, self._history)
+        self._is_pictured = False
+        if self._is_picture_due(epoch):
+            self._draw()
         self._writer.flush()
         for headline in shown:
             if headline.log is not None:
                 value = math.nan if headline.value is None else headline.value
                 logs.setdefault(headline.log, value)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        # Training that was stopped early ends where no picture was due.
+        if not self._is_pictured:
+            self._draw()
+            self._writer.flush()
+
+    def _is_picture_due(self, epoch: int) -> bool:
+        epochs = (self.params or {}).get("epochs") or 1
+        every = math.ceil(epochs / _PICTURED_EPOCHS)
+        return epoch == 0 or (epoch + 1) % every == 0 or epoch + 1 >= epochs
+
+    def _draw(self) -> None:
+        if self.evaluation is None:
+            return
+        epoch, _ = self._history[-1]
+        with self._writer.as_default(step=epoch):
+            _write_figures(self.evaluation, self._history)
+        self._is_pictured = True
 
 
 def _between_epochs(settings: EvaluationSettings) -> EvaluationSettings:

@@ -181,3 +181,17 @@ def test_logs_of_groups_are_marked_unless_they_come_from_noisy_releases(tmp_path
         "multiplier: F (train, not covered by ε)",
         "released multiplier: F",
     ]
+
+
+def test_pictures_are_drawn_of_about_ten_epochs_and_of_the_last(tmp_path):
+    predictions = from_answers([0, 1, 0, 1], [0, 1, 1, 0], [0, 0, 1, 1])
+    fairness = FairnessCallback(lambda: predictions, tmp_path, SETTINGS)
+    fairness.set_params({"epochs": 25})
+    fairness.on_train_begin()
+    for epoch in range(7):
+        fairness.on_epoch_end(epoch)
+    fairness.on_train_end()  # stopped early
+    events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0}).Reload()
+    drawn = events.Tensors("2 accuracy/confusion matrix")
+    assert [event.step for event in drawn] == [1, 3, 6, 7]
+    assert [event.step for event in events.Tensors("2 accuracy/loss")] == list(range(1, 8))
