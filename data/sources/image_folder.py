@@ -80,7 +80,7 @@ def load(settings: DataSettings) -> Dataset:
 
 
 def _digests(place: Path, images: Column) -> Iterator[tuple[str, str]]:
-    """What a split's images are known again by; a folder's name may change, what is in it not."""
+    """What a split's images are known again by: their places within the folder, and their bytes."""
     assert isinstance(images, ImageFileColumn)
     if place.is_file():
         yield str(place), sha256_of(place)
