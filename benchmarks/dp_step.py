@@ -26,16 +26,20 @@ from benchmarks.workloads import MODELS, MODES, Workload
 
 
 def _workload(arguments: argparse.Namespace) -> Workload:
-    return Workload(arguments.model, arguments.batch, arguments.size, arguments.xla)
+    return Workload(
+        arguments.model, arguments.batch, arguments.size, arguments.xla, arguments.memory_budget
+    )
 
 
 def _peak_gb(mode: str, arguments: argparse.Namespace) -> float:
     """Peak memory of a process that runs only `mode`, in GB."""
+    budget = arguments.memory_budget
     command = [
         *(sys.executable, "-m", "benchmarks.dp_step", "--memory-of", mode),
         *("--model", arguments.model, "--batch", str(arguments.batch)),
         *("--size", str(arguments.size)),
         *(["--xla"] if arguments.xla else []),
+        *(["--memory-budget", str(budget)] if budget is not None else []),
     ]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -119,6 +123,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="tokens, or pixels a side")
     parser.add_argument("--repeats", type=int, default=9, help="timed steps of each kind")
     parser.add_argument("--xla", action="store_true", help="compile steps with XLA")
+    parser.add_argument("--memory-budget", type=float, help="privacy.memory_budget, GB")
     parser.add_argument("--keras", action="store_true", help="also time Keras' train_on_batch")
     parser.add_argument("--no-memory", action="store_true", help="skip the memory processes")
     parser.add_argument("--json", action="store_true", help="print one JSON line")

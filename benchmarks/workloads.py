@@ -27,12 +27,14 @@ class Workload:
         batch: Examples in a physical batch.
         size: Tokens, or pixels a side.
         xla: Whether steps are compiled with XLA.
+        memory_budget: `privacy.memory_budget`, GB; none for its default.
     """
 
     model: str
     batch: int
     size: int
     xla: bool = False
+    memory_budget: float | None = None
 
     def build(self) -> Any:
         """The model, a `models.BuiltModel`."""
@@ -130,7 +132,9 @@ class Workload:
             noise_multiplier=1.0,
             delta=1e-7,
         )
-        return PrivateStep(*parts, plan=plan, **common)
+        budget = self.memory_budget
+        memory_bytes = None if budget is None else budget * 1e9
+        return PrivateStep(*parts, plan=plan, memory_bytes=memory_bytes, **common)
 
     def _keras_stepper(self, built: Any, batch: dict[str, Any]) -> Callable[[], None]:
         import keras
