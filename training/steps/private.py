@@ -118,7 +118,7 @@ class PrivateStep(TrainingStep):
         )
         return self._apart(report, clipped.logits, batch["mask"] & used)
 
-    def _release(self, sums: list[tf.Tensor], examples: tf.Tensor, noise: Noise) -> list[tf.Tensor]:
+    def _release(self, sums: list[tf.Tensor], divisor: tf.Tensor, noise: Noise) -> list[tf.Tensor]:
         seeds, coefficients, slot = noise
         if self._keeper is not None:
             *sums, counts = sums
@@ -134,7 +134,11 @@ class PrivateStep(TrainingStep):
         noised, state, _ = self._query.get_noised_result(sums, state)
         if self._bound is not None:
             self._bound.assign(tf.maximum(self._query.bound(state), LEAST_BOUND))
-        return [total / self._plan.batch_size for total in noised]
+        return list(noised)
+
+    def _divisor(self, examples: tf.Tensor) -> tf.Tensor:
+        # Not how many there are, which tells of who was drawn.
+        return tf.constant(self._plan.batch_size, tf.float32)
 
 
 def _bound(method: CountedQuantile, strategy: tf.distribute.Strategy) -> tf.Variable:

@@ -1,0 +1,57 @@
+"""The optimizer's update as one compiled program.
+
+Keras writes an update as a dozen operations a variable, each of which reads and writes all of it.
+Compiled by XLA they are one pass over the weights and the optimizer's slots (MiniLM's 22.6 M
+weights under Adam, two cores: 90 ms become 32), and the division of the gradient is part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from training.wide_vectors import prefer_wide_vectors
+
+prefer_wide_vectors()
+
+# (gradient sums, one a variable; their divisor, float32 (); penalties' gradients or none)
+Update = Callable[[list[tf.Tensor], tf.Tensor, "list[tf.Tensor] | None"], None]
+
+
+def build_update(
+    optimizer: keras.optimizers.Optimizer,
+    variables: list[keras.Variable],
+    replicas: int,
+) -> Update:
+    """The function that divides gradient sums, adds penalties and lets the optimizer move.
+
+    Compiled for one replica and optimizers of Keras itself, each of which is tested so. Replicas
+    update by a merge that no compiled program can hold, and what optimizers of others do, XLA may
+    not take: both run as they are.
+
+    Args:
+        optimizer: Built on `variables`.
+        variables: The trainable ones.
+        replicas: How many hold the same sums; Keras adds up what they hand it.
+    """
+
+    def update(
+        sums: list[tf.Tensor], divisor: tf.Tensor, penalties: list[tf.Tensor] | None
+    ) -> None:
+        gradients = [total / divisor for total in sums]
+        if penalties is not None:
+            gradients = [g + p for g, p in zip(gradients, penalties, strict=True)]
+        if replicas > 1:
+            gradients = [g / replicas for g in gradients]
+        optimizer.apply(gradients, variables)
+
+    if replicas > 1 or not _is_of_keras(optimizer) or not variables:
+        return update
+    return tf.function(update, jit_compile=True, autograph=False)
+
+
+def _is_of_keras(optimizer: keras.optimizers.Optimizer) -> bool:
+    inner = getattr(optimizer, "inner_optimizer", optimizer)  # LossScaleOptimizer
+    return all(type(o).__module__.startswith("keras.src.") for o in (optimizer, inner))
