@@ -118,8 +118,9 @@ def with_noise(total: tf.Tensor, deviations: tf.Tensor, seeds: tf.Tensor) -> tf.
     if deviations.shape[0] == 1:
         with tf.control_dependencies([total]):
             bits = _bits(total.shape, seeds[0])
+        # Flat, so that matrices of one size share a program whatever their sides.
         release = _compiled_release if _is_large(total.shape) else _release
-        return release(total, deviations[0], bits)
+        return tf.reshape(release(tf.reshape(total, [-1]), deviations[0], bits), total.shape)
     used = tf.math.count_nonzero(deviations, dtype=tf.int32)
     # A loop, not one subgraph a term: unused terms cost nothing, and every term is drawn by the
     # same instructions.
@@ -183,8 +184,7 @@ def _scaled(stddev: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
 
 
 def _release(total: tf.Tensor, stddev: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
-    noise = _scaled(stddev, bits)[: total.shape.num_elements()]
-    return total + tf.reshape(noise, total.shape)
+    return total + _scaled(stddev, bits)[: total.shape.num_elements()]
 
 
 def cosine_of_turns(turns: tf.Tensor) -> tf.Tensor:
