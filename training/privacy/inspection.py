@@ -78,8 +78,9 @@ def probe(
 ) -> None:
     """Checks on real examples that the engine's gradients are those of each example alone.
 
-    Dropout and noise are set to zero meanwhile. With other random layers (augmentation) only what
-    the survey sees is checked.
+    Dropout and noise are set to zero meanwhile, and each example is run alone. Where the model
+    still draws random numbers (augmentation), the same are drawn again and again, and "alone" is
+    among copies of itself: what is drawn for a row depends on the batch's shape.
 
     Args:
         model: The model.
@@ -108,26 +109,28 @@ def probe(
         return clipped.norms, clipped.logits
 
     @tf.function(autograph=False, reduce_retracing=True)
-    def alone(inputs: Any, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def naive(inputs: Any, labels: tf.Tensor, row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         values = [v.value for v in model.trainable_variables]
         with tf.GradientTape() as tape:
             logits = tf.cast(model(inputs, training=True), tf.float32)
-            total = tf.reduce_sum(loss(labels, logits))
+            total = loss(labels, logits)[row]
         found = tape.gradient(total, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         dense = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in found]
-        return tf.linalg.global_norm(dense), logits
+        return tf.linalg.global_norm(dense), logits[row]
 
-    with _without_randomness(model):
+    with _without_randomness(model), _same_draws(model) as draws:
         norms, logits = engine(few["inputs"], few["labels"])
-        if _random_layers(model):
-            return
+        is_random = draws.again()
         tolerance = _tolerance(model)
         for i in range(min(examples, size)):
-            one = tf.nest.map_structure(lambda x, i=i: x[i : i + 1], few)
-            own_norm, own_logits = alone(one["inputs"], one["labels"])
+            rows = [i] * size if is_random else [i]
+            one = tf.nest.map_structure(lambda x, rows=rows: tf.gather(x, rows), few)
+            row = tf.constant(i if is_random else 0)
+            own_norm, own_logits = naive(one["inputs"], one["labels"], row)
+            draws.again()
             _compare(
                 logits[i].numpy(),
-                own_logits[0].numpy(),
+                own_logits.numpy(),
                 tolerance,
                 "the output for an example changes with the other examples of its batch: a layer "
                 "mixes examples, or takes another axis for the batch",
@@ -167,6 +170,34 @@ def _without_randomness(model: keras.Model) -> Iterator[None]:
     finally:
         for layer, name, value in changed:
             layer.__dict__[name] = value
+
+
+class _Draws:
+    """The state of a model's random generators, to be put back."""
+
+    def __init__(self, model: keras.Model):
+        # Keras keeps it among the variables that are not trained, in whole numbers.
+        self._states = [v for v in model.variables if not tf.as_dtype(v.dtype).is_floating]
+        self._values = [v.numpy() for v in self._states]
+
+    def again(self) -> bool:
+        """Puts the state back; whether anything was drawn."""
+        moved = False
+        for state, value in zip(self._states, self._values, strict=True):
+            if not np.array_equal(state.numpy(), value):
+                moved = True
+                state.assign(value)
+        return moved
+
+
+@contextmanager
+def _same_draws(model: keras.Model) -> Iterator[_Draws]:
+    """Leaves the generators as they were."""
+    draws = _Draws(model)
+    try:
+        yield draws
+    finally:
+        draws.again()
 
 
 def _random_layers(model: keras.Model) -> list[keras.Layer]:

@@ -173,6 +173,36 @@ def test_probe_passes_a_model_with_dropout_and_leaves_it_as_it_was() -> None:
     assert model.get_layer("dropout").rate == 0.5
 
 
+class Jitter(keras.layers.Layer):
+    """Random numbers under no name that Keras knows."""
+
+    def __init__(self, **arguments: Any):
+        super().__init__(**arguments)
+        self.draws = keras.random.SeedGenerator(4)
+
+    def call(self, inputs: Any) -> Any:
+        return inputs + keras.random.normal(keras.ops.shape(inputs), seed=self.draws)
+
+
+def test_probe_passes_a_model_with_random_numbers_and_leaves_its_generators_alone() -> None:
+    jitter = Jitter()
+    model = model_with(keras.Sequential([jitter, L.Dropout(0.5)]))
+    before = jitter.draws.state.numpy().copy()
+    probe(model, cross_entropy, examples())
+    np.testing.assert_array_equal(jitter.draws.state.numpy(), before)
+
+
+def test_probe_finds_what_mixes_examples_behind_random_numbers() -> None:
+    with pytest.raises(UserError, match="other examples of its batch"):
+        probe(model_with(keras.Sequential([Jitter(), Centers()])), cross_entropy, examples())
+
+    def coupled(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        return cross_entropy(labels, logits - tf.reduce_mean(logits, axis=0))
+
+    with pytest.raises(UserError, match="not that of the example alone"):
+        probe(model_with(Jitter()), coupled, examples())
+
+
 def convolutional() -> keras.Model:
     block = keras.Sequential(
         [keras.Input((8, 8, 6)), L.Conv2D(6, 3), L.BatchNormalization(name="inner")]
