@@ -9,10 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
 from configs.schema import SettingError
+from tests.training.test_steps import draws, make_batch, make_model
+from training.losses import cross_entropy
+from training.steps import PlainStep
 from training.strategy import resolve_strategy
 
 # Its fixtures take long: one process makes them.
@@ -60,6 +65,21 @@ def test_two_replicas_end_with_the_weights_of_one_device(differences, kind):
 )
 def test_replicas_stay_identical(differences, kind):
     assert differences[kind]["replicas"] == 0.0
+
+
+def test_strategy_for_replicas_takes_the_step_with_one_replica():
+    strategies = (tf.distribute.MirroredStrategy(["CPU:0"]), tf.distribute.get_strategy())
+    models = []
+    for strategy in strategies:
+        with strategy.scope():
+            model, optimizer = make_model(), keras.optimizers.Adam(0.1)
+            step = PlainStep(
+                model, cross_entropy(["0", "1", "2"]), optimizer, strategy, accumulates=False
+            )
+        step.finish(make_batch(10), draws(), accumulated=False)
+        models.append(model)
+    for mine, its in zip(*(model.get_weights() for model in models), strict=True):
+        np.testing.assert_allclose(mine, its, rtol=0, atol=1e-6)
 
 
 # With noise: in one step it moves a weight by about 0.1 x 0.5 / 40 = 1e-3, so that other noise on

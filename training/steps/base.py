@@ -87,7 +87,7 @@ class TrainingStep(ABC):
                 else []
             )
             self._accumulated_examples = self._local_total(())
-        self._update = build_update(optimizer, self._variables, strategy.num_replicas_in_sync)
+        self._update = build_update(optimizer, self._variables, strategy)
 
         def compiled(function: Callable[..., Any]) -> Any:
             # Without autograph, errors reach the user as they were raised.

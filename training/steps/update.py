@@ -23,19 +23,21 @@ Update = Callable[[list[tf.Tensor], tf.Tensor, "list[tf.Tensor] | None"], None]
 def build_update(
     optimizer: keras.optimizers.Optimizer,
     variables: list[keras.Variable],
-    replicas: int,
+    strategy: tf.distribute.Strategy,
 ) -> Update:
     """The function that divides gradient sums, adds penalties and lets the optimizer move.
 
-    Compiled for one replica and optimizers of Keras itself, each of which is tested so. Replicas
-    update by a merge that no compiled program can hold, and what optimizers of others do, XLA may
-    not take: both run as they are.
+    Compiled on one device and for optimizers of Keras itself, each of which is tested so.
+    Strategies for replicas, even for one, update by a merge that no compiled program can hold, and
+    what optimizers of others do, XLA may not take: both run as they are.
 
     Args:
         optimizer: Built on `variables`.
         variables: The trainable ones.
-        replicas: How many hold the same sums; Keras adds up what they hand it.
+        strategy: Where they live. Every replica holds the same sums, and Keras adds up what
+            replicas hand it.
     """
+    replicas = strategy.num_replicas_in_sync
 
     def update(
         sums: list[tf.Tensor], divisor: tf.Tensor, penalties: list[tf.Tensor] | None
@@ -47,9 +49,15 @@ def build_update(
             gradients = [g / replicas for g in gradients]
         optimizer.apply(gradients, variables)
 
-    if replicas > 1 or not _is_of_keras(optimizer) or not variables:
+    if not (_is_one_device(strategy) and _is_of_keras(optimizer) and variables):
         return update
     return tf.function(update, jit_compile=True, autograph=False)
+
+
+def _is_one_device(strategy: tf.distribute.Strategy) -> bool:
+    with strategy.scope():
+        is_default = not tf.distribute.has_strategy()
+    return is_default or isinstance(strategy, tf.distribute.OneDeviceStrategy)
 
 
 def _is_of_keras(optimizer: keras.optimizers.Optimizer) -> bool:
