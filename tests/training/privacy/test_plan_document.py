@@ -1,4 +1,4 @@
-"""The plan in the ledger's header: ledgers of before go on only while its bytes stay as they were."""
+"""The plan in the ledger's header: only while its bytes stay as they were do old ledgers go on."""
 
 import json
 
