@@ -15,6 +15,10 @@ by group, `{"groups": {"step": ..., "table": ...}, "check": ...}`, which the pla
 it from here: what is released already costs nothing when it is used again. Every
 line's `check` is a hash of its content and of the line before, so that a flipped byte and a line
 taken out or put in are seen. It guards against accidents, not against forgers.
+
+A last line that a crash cut off counts for what its beginning says it was. Where too little of it
+is left to say, it counts as a step, and as a table too if one was due: which of the two costs more
+can change with what comes after, so that neither alone is never too little.
 """
 
 from __future__ import annotations
@@ -36,6 +40,9 @@ from training.privacy.plan import PrivacyPlan
 _VERSION = 2
 _CHECK_DIGITS = 16
 _CUT_OFF = "cut off: "
+# How lines of each kind begin.
+_STEP = '{"release": '
+_TABLE = '{"groups": '
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,8 @@ class Ledger:
         self._validation: list[dict[str, Any]] = []
         # Step -> the noisy table of groups released before it.
         self._tables: dict[int, list[Any]] = {}
+        # Lines cut off that were a table, or may have been.
+        self._cut_tables: dict[Release, None] = {}
         # Of every whole line, the header's first.
         self._checks: list[str] = []
         # What a crash left of a last line.
@@ -121,15 +130,13 @@ class Ledger:
     @property
     def tables(self) -> int:
         """Noisy tables of groups recorded, and lines that may have been one."""
-        if self._plan.group_releases is None:
-            return 0
-        cut = sum(release.randomness.startswith(_CUT_OFF) for release in self._releases)
-        return len(self._tables) + cut
+        return len(self._tables) + len(self._cut_tables)
 
     @property
     def recorded(self) -> int:
         """Releases of any kind."""
-        return self.releases + len(self._validation) + len(self._tables)
+        lines = {*self._releases, *self._cut_tables}
+        return len(lines) + len(self._validation) + len(self._tables)
 
     @property
     def event(self) -> dp_accounting.DpEvent:
@@ -306,15 +313,36 @@ class Ledger:
             elif "groups" in content:
                 self._tables[content["groups"]["step"]] = content["groups"]["table"]
             else:
-                self._releases[Release(content["release"], content["randomness"])] = None
+                release = Release(content["release"], content["randomness"])
+                if release.randomness.startswith(_CUT_OFF):
+                    self._count_cut(release)
+                else:
+                    self._releases[release] = None
         if self._cut:
             # As far as this file can tell it was never acted on; but since the same bytes could
             # be what damage left of a release, it is counted all the same.
-            self._releases[self._release_cut()] = None
+            self._count_cut(self._release_cut())
 
     def _release_cut(self) -> Release:
-        # Of a plan with tables of groups it may have been one of them: it counts as both.
         return Release(self._lines, f"{_CUT_OFF}{self._cut}")
+
+    def _count_cut(self, release: Release) -> None:
+        """Counts what is left of a line for all that it may have been, given those before it."""
+        left = release.randomness.removeprefix(_CUT_OFF)
+        is_table = self._plan.group_releases is not None and left.startswith(_TABLE)
+        is_step = left.startswith(_STEP)
+        if is_table or (not is_step and self._awaits_table()):
+            self._cut_tables[release] = None
+        if not is_table:
+            self._releases[release] = None
+
+    def _awaits_table(self) -> bool:
+        """Whether a table is due before the step that comes next, or before an earlier one."""
+        if self._plan.group_releases is None:
+            return False
+        upcoming = max((release.step for release in self._releases), default=-1) + 1
+        # One that was cut off is awaited still: it is released again.
+        return len(self._tables) < self._plan.group_releases.within(upcoming + 1)
 
     def _count_what_was_cut(self) -> None:
         release, self._cut = self._release_cut(), ""
