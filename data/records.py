@@ -145,7 +145,10 @@ def _identity(file: BinaryIO) -> tuple[int, int]:
 
 
 def user_column(split: str, file: RecordFile, user: str | None) -> str | None:
-    """The column of users in a split's file: training rows must have it, others may.
+    """The column of users in a split's file; None where there is none.
+
+    Training rows must have it: steps draw users. Nothing reads others by user, so their file may
+    do without; whoever protects users then has to say that it cannot tell them apart.
 
     Raises:
         SettingError: The training file does not have it.

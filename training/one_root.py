@@ -21,7 +21,9 @@ from pathlib import Path
 from configs.schema import UserError
 from training.files import sync_directory, writing
 from training.privacy.ledger import Ledger
+from training.privacy.plan import PrivacyPlan
 from training.randomness import Randomness
+from training.run_directory import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,40 @@ class OneRoot:
     randomness: Randomness
     path: Path | None = None
 
+    @classmethod
+    def of(
+        cls, plan: PrivacyPlan | None, randomness: Randomness, run: RunDirectory, *, keeps: bool
+    ) -> OneRoot | None:
+        """The root of a run under `plan`; None where it may draw every step anew.
+
+        Args:
+            plan: The privacy plan; None without privacy.
+            randomness: The root.
+            run: Where it is kept.
+            keeps: Whether this worker is the one that keeps it.
+
+        Raises:
+            UserError: If it would have to be kept where others can read it.
+        """
+        if plan is None or not plan.needs_one_root:
+            return None
+        if randomness.reproducible or not keeps:
+            return cls(randomness)
+        if not isinstance(run.noise_root, Path):
+            raise UserError(
+                f"{run.root}: with {plan.sampling.method} sampling and "
+                f"{plan.mechanism.method} noise the root of randomness is kept with the run, "
+                "and only a disk can keep it from other readers. Name a run directory on a disk, "
+                "or set training.seed."
+            )
+        return cls(randomness, run.noise_root)
+
     def refuse_other(self, ledger: Ledger, identity: str) -> None:
         """Makes sure that what was released so far came from this root; writes nothing.
 
         Args:
             ledger: The run's.
-            identity: Of this run's releases (`Session`).
+            identity: Of this run's releases (`training.stream_names.release_identity`).
 
         Raises:
             UserError: If some of it did not.

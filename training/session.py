@@ -6,11 +6,8 @@ Knows nothing of evaluation: what is measured while training runs enters as Kera
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -18,21 +15,19 @@ import tensorflow as tf
 
 import data
 import models
-from configs.schema import Recipe, UserError, require
+from configs.schema import Recipe, require
 from data import Dataset, PreparedSplit
 from data.service import require_service
 from models import BuiltModel
 from training.calibration import resolved
 from training.checkpoints import Checkpoints
 from training.drawing import batching_of, run_length
-from training.fairness import Mitigation, Player, Preparation, PrivateTables
+from training.fairness import Mitigation, Preparation, PrivateTables
 from training.feeding import ReplicaFeed
 from training.frozen_features import count_computed, fits_in_memory, give_up, through_prefix
 from training.loop import Length, Loop
 from training.losses import recipe_loss
-from training.objective import Terms
-from training.one_root import OneRoot, kept_root
-from training.optimizers import build_optimizer
+from training.one_root import OneRoot
 from training.privacy.clip_watch import ClipWatch
 from training.privacy.group_releases import GroupReleases
 from training.privacy.half_precision import use_whole_float32
@@ -43,26 +38,17 @@ from training.privacy.plan import PrivacyPlan
 from training.privacy.problems import refuse
 from training.randomness import Randomness
 from training.run_directory import RunDirectory
+from training.step_choice import step_of
 from training.step_clock import StepClock
-from training.steps import AdversarialStep, PlainStep, PrivateStep, TrainingStep
+from training.steps import TrainingStep
 from training.strategy import has_accelerators, is_tpu, resolve_strategy
+from training.stream_names import release_identity, shared_randomness
 from training.tpu_operations import obstacles_of, refuse_obstacles
 from training.unit_of_privacy import records_of
 from training.workers import Workers
 
 # Enough to see whether one example's output depends on another's.
 _PROBED_EXAMPLES = 3
-# Settings of `training` that change no release.
-_HOW_IT_IS_RUN = (
-    "strategy",
-    "jit_compile",
-    "steps_per_execution",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "profile",
-)
-# The same of `data`: the batches are the same wherever the examples lie and are prepared.
-_WHERE_IT_LIES = ("cache", "store", "service")
 
 
 @dataclass(frozen=True)
@@ -141,9 +127,10 @@ class Session:
             self.versions,
         )
         size = batching.size
-        optimizer, step = self._step(
+        optimizer, step = step_of(
+            self,
             accumulates=self.plan is not None
-            or size < settings.batch_size * batching.rows_per_record
+            or size < settings.batch_size * batching.rows_per_record,
         )
         feed = ReplicaFeed(self.train, batching, self.strategy, self.recipe.data.service)
         graphs = step.trace(feed.element_spec)
@@ -163,8 +150,14 @@ class Session:
                 run.checkpoints, model, optimizer, settings.keep_checkpoints, step.state
             ),
             ledger=ledger,
-            release_identity=self._release_identity(size, replicas),
-            one_root=self._one_root(run),
+            release_identity=release_identity(
+                self.randomness,
+                self.dataset,
+                size=size,
+                replicas=replicas,
+                steps=self.length.steps,
+            ),
+            one_root=OneRoot.of(self.plan, self.randomness, run, keeps=self.workers.is_chief),
             callbacks=callbacks,
             checkpoint_every=settings.checkpoint_every,
             steps_per_execution=settings.steps_per_execution,
@@ -196,58 +189,6 @@ class Session:
             workers=self.workers,
         ).before
 
-    def _release_identity(self, size: int, replicas: int) -> str:
-        """Two releases of one step are the same only if all of this is the same."""
-        files = sorted(self.dataset.info.provenance.sha256.items())
-        parts = [self.randomness.fingerprint, size, replicas, self.length.steps, files]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-
-    def _one_root(self, run: RunDirectory) -> OneRoot | None:
-        if self.plan is None or not self.plan.needs_one_root:
-            return None
-        if self.randomness.reproducible or not self.workers.is_chief:
-            return OneRoot(self.randomness)
-        if not isinstance(run.noise_root, Path):
-            raise UserError(
-                f"{run.root}: with {self.plan.sampling.method} sampling and "
-                f"{self.plan.mechanism.method} noise the root of randomness is kept with the run, "
-                "and only a disk can keep it from other readers. Name a run directory on a disk, "
-                "or set training.seed."
-            )
-        return OneRoot(self.randomness, run.noise_root)
-
-    def _step(self, *, accumulates: bool) -> tuple[keras.optimizers.Optimizer, TrainingStep]:
-        settings = self.recipe.training
-        with self.strategy.scope():
-            optimizer = build_optimizer(settings.optimizer, self.length.steps)
-        loss = recipe_loss(self.recipe, self.dataset.info.label_names)
-        common: dict[str, Any] = {
-            "accumulates": accumulates,
-            "l2": settings.l2,
-            # All that a TPU runs is compiled by XLA: around the replicas, and not within.
-            "jit_compile": settings.jit_compile and not is_tpu(self.strategy),
-            "group_weights": self.mitigation.weights,
-            "terms": Terms.of(self.recipe.objective),
-            "steps_per_execution": settings.steps_per_execution,
-        }
-        if self.mitigation.game is not None:
-            common["player"] = Player(self.mitigation.game, self.strategy)
-        arguments = (self.model.trained, loss, optimizer, self.strategy)
-        if self.plan is None:
-            penalty, adversary = self.mitigation.penalty, self.mitigation.adversary
-            if adversary is not None:
-                return optimizer, AdversarialStep(*arguments, adversary=adversary, **common)
-            return optimizer, PlainStep(*arguments, penalty=penalty, **common)
-        budget = self.recipe.privacy.memory_budget
-        memory_bytes = None if budget is None else 1e9 * budget
-        return optimizer, PrivateStep(
-            *arguments,
-            plan=self.plan,
-            memory_bytes=memory_bytes,
-            watch=ClipWatch.of(self.recipe.privacy.clipping.watch, self.dataset.info.groups),
-            **common,
-        )
-
 
 def build_model(recipe: Recipe, dataset: Dataset) -> BuiltModel:
     """The recipe's model for this dataset."""
@@ -258,43 +199,6 @@ def build_model(recipe: Recipe, dataset: Dataset) -> BuiltModel:
         input_shape=dataset.info.input_shape,
         seed=recipe.training.seed,
     )
-
-
-def _randomness_context(recipe: Recipe, dataset: Dataset, weights: str) -> str:
-    """What, beside the seed, names a private run's random streams; "" without privacy.
-
-    Everything that can change a release, the bytes of the data and of the weights it starts from
-    among it: two runs over a file and the same file less one person must not share their noise.
-    Not how the run is spread and saved.
-    """
-    if not recipe.privacy.enabled:
-        return ""
-    training = asdict(recipe.training)
-    for name in _HOW_IT_IS_RUN:
-        del training[name]
-    examples = asdict(recipe.data)
-    for name in _WHERE_IT_LIES:
-        del examples[name]
-    files = sorted(dataset.info.provenance.sha256.items())
-    sections = ("model", "privacy", "fairness", "objective", "decision")
-    rest = (asdict(getattr(recipe, section)) for section in sections)
-    # Constraints and thresholds price the answer that is called positive.
-    positive = recipe.evaluation.positive_label
-    decisive = [training, examples, *rest, *([] if positive is None else [positive])]
-    decisive += [weights] if weights else []
-    return json.dumps([*decisive, files, len(dataset.train)], sort_keys=True)
-
-
-def _shared_randomness(
-    recipe: Recipe, dataset: Dataset, weights: str, workers: Workers, run: RunDirectory | None
-) -> Randomness:
-    """One root for all workers: they must draw the same batches and the same noise."""
-    context = _randomness_context(recipe, dataset, weights)
-    own = Randomness.from_seed(recipe.training.seed, context)
-    kept = None
-    if run is not None and recipe.training.seed is None:
-        kept = kept_root(run.noise_root)
-    return replace(own, root=workers.from_chief(own.root if kept is None else kept))
 
 
 def _look_over(
@@ -366,7 +270,7 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
         require_service(recipe.data.service, dataset.train)
     with strategy.scope():
         built = build_model(recipe, dataset)
-    randomness = _shared_randomness(recipe, dataset, built.origin.get("sha256", ""), workers, run)
+    randomness = shared_randomness(recipe, dataset, built.origin.get("sha256", ""), workers, run)
     people, versions = dataset.train, None
     if preparation.swaps is not None:
         people, versions = data.with_versions(people, preparation.swaps)

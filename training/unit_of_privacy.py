@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 
 from configs.schema import Recipe, SettingError, UserError
@@ -36,8 +38,21 @@ def users_of(recipe: Recipe, dataset: Dataset) -> UserRows | None:
 def records_of(recipe: Recipe, dataset: Dataset) -> tuple[int, str]:
     """How many records the recipe's steps draw from, and their unit: `example` or `user`.
 
+    Warns where nobody can tell whether some of the users have validation examples too.
+
     Raises:
         UserError: As `users_of`.
     """
     users = users_of(recipe, dataset)
-    return (len(dataset.train), "example") if users is None else (len(users), "user")
+    if users is None:
+        return len(dataset.train), "example"
+    if len(dataset.validation) and dataset.validation.users is None:
+        # No claim is void by it: the guarantee is of training examples. Nor need a validation set
+        # that others collected know its users.
+        logging.warning(
+            "data.user: the validation examples do not have %r, so it cannot be seen whether users "
+            "with training examples have validation examples too; epsilon does not cover what is "
+            "measured on those. Name their users as well, or leave the validation split unset.",
+            recipe.data.user,
+        )
+    return len(users), "user"

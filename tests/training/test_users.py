@@ -41,7 +41,7 @@ from training.losses import recipe_loss
 from training.privacy.ledger import Ledger
 from training.run_directory import RunDirectory
 from training.session import Model, Session, open_session
-from training.unit_of_privacy import users_of
+from training.unit_of_privacy import records_of, users_of
 
 PEOPLE, K = 30, 3
 PRIVATE = PrivacySettings(
@@ -299,6 +299,24 @@ def test_users_on_both_sides_of_validation_are_refused(by_user: Any, tmp_path: P
         open_session(by_user(table={"validation": str(held_out)}))
     write_people(held_out, range(PEOPLE, PEOPLE + 5))
     assert open_session(by_user(table={"validation": str(held_out)})).plan.num_examples == 27
+
+
+def test_validation_examples_without_users_are_warned_of(
+    by_user: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    named = write_people(tmp_path / "named.csv", range(PEOPLE, PEOPLE + 5))
+    nameless = tmp_path / "nameless.csv"
+    nameless.write_text(named.read_text().replace(",who,", ",someone,"))
+
+    def warnings(held_out: Path | None, privacy: PrivacySettings = PRIVATE) -> str:
+        caplog.clear()
+        asked = by_user(privacy, table={"validation": held_out and str(held_out)})
+        records_of(asked, data.load(asked.data))
+        return caplog.text
+
+    assert warnings(nameless).count("data.user: the validation examples do not have 'who'") == 1
+    assert "data.user" not in warnings(named) + warnings(None)
+    assert "data.user" not in warnings(nameless, PrivacySettings())
 
 
 def test_users_of_data_without_privacy_only_decide_the_splits(by_user: Any) -> None:

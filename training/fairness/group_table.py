@@ -31,7 +31,7 @@ def bounded(values: tf.Tensor) -> tf.Tensor:
 
 
 def parts_of(values: tf.Tensor) -> tf.Tensor:
-    """What each example adds to its cell: (1 - s, s), float32 (batch, 2)."""
+    """What each example adds to its cell: (1 - s, s), (batch, 2) in the precision of s."""
     return tf.stack([1.0 - values, values], axis=-1)
 
 
@@ -44,16 +44,16 @@ def group_table(
         batch: `labels` (batch,), `mask` (batch,) and `groups` by attribute.
         attribute: The group attribute.
         shape: Numbers of groups and of labels.
-        parts: float32 (batch, K); of padding, anything.
+        parts: float (batch, K); of padding, anything. Added up in their own precision.
 
     Returns:
-        float32 (groups, labels, K).
+        As `parts`, (groups, labels, K).
     """
     mask = batch["mask"]
     cells = cells_of(batch, attribute, shape)
     # Of padding no entry is 1, and no part is kept: 0 x NaN would be NaN.
-    members = tf.one_hot(tf.where(mask, cells, -1), shape[0] * shape[1])
-    kept = tf.where(mask[:, None], parts, 0.0)
+    members = tf.one_hot(tf.where(mask, cells, -1), shape[0] * shape[1], dtype=parts.dtype)
+    kept = tf.where(mask[:, None], parts, tf.zeros([], parts.dtype))
     return tf.reshape(tf.matmul(members, kept, transpose_a=True), [*shape, parts.shape[-1]])
 
 

@@ -145,8 +145,12 @@ class Player:
     def bounded_table(
         self, batch: Mapping[str, Any], logits: tf.Tensor, losses: tf.Tensor
     ) -> tf.Tensor:
-        """The same, each example adding at most 1 in L2 norm: what may be released with noise."""
-        values = bounded(self._values(logits, losses))
+        """The same, each example adding at most 1 in L2 norm: what may be released with noise.
+
+        In float64: float32 counts no further than 2^24 people, and rounds sums over fewer by more
+        than one of them adds.
+        """
+        values = tf.cast(bounded(self._values(logits, losses)), tf.float64)
         parts = tf.ones_like(values)[:, None]
         if self.game.rule.statistic != "counts":
             parts = parts_of(values)

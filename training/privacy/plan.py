@@ -6,62 +6,29 @@ by which a noisy sum is divided; the step, the sampler and the ledger all ask th
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import dp_accounting
 import numpy as np
 
-from configs.schema import PrivacySettings, require
 from training.batching import Sampler
-from training.privacy.accounting import (
-    calibrate_noise,
-    default_delta,
-    epsilon_of,
-    require_supported,
-)
-from training.privacy.clip_methods import (
-    CLIP_METHODS,
-    ClipMethod,
-    FlatClipping,
-    build_clip_method,
-)
-from training.privacy.clip_methods.base import LEAST_BOUND
+from training.privacy import planning
+from training.privacy.accounting import epsilon_of
+from training.privacy.clip_methods import ClipMethod
 from training.privacy.clip_watch import ClipWatch
-from training.privacy.events import SCHEDULED, Neighbours, event_of, proven
+from training.privacy.events import Neighbours, event_of, proven
 from training.privacy.group_releases import GroupReleases
-from training.privacy.mechanisms import (
-    MECHANISMS,
-    Draws,
-    GaussianMechanism,
-    Mechanism,
-    build_mechanism,
-)
-from training.privacy.sampling import (
-    SAMPLINGS,
-    BalancedPoissonSampling,
-    PoissonSampling,
-    Sampling,
-    build_sampling,
-)
+from training.privacy.mechanisms import Draws, Mechanism
+from training.privacy.plan_document import document_of, fields_of, fingerprint_of
+from training.privacy.sampling import BalancedPoissonSampling, Sampling
+from training.privacy.soundness import require_proven, require_sound
 from training.privacy.statement import statement_of
 from training.privacy.users import UserRows, UserSampler, require_users
 from training.randomness import Randomness
 
 Unit = Literal["example", "user"]
-
-
-def _require_meaningful(delta: float, num_examples: int) -> None:
-    require(
-        delta < 1.0 / num_examples,
-        "privacy.delta",
-        delta,
-        f"less than 1/N = {1 / num_examples:.3g}: at 1/N, publishing one whole record would "
-        "already be allowed",
-    )
 
 
 @dataclass(frozen=True)
@@ -105,193 +72,14 @@ class PrivacyPlan:
     group_releases: GroupReleases | None = None
 
     def __post_init__(self) -> None:
-        require(
-            self.rows_per_record >= 1,
-            "privacy.examples_per_user",
-            self.rows_per_record,
-            "a whole number >= 1",
-        )
-        require(
-            not (self.by_user and isinstance(self.sampling, BalancedPoissonSampling)),
-            "fairness.balanced_sampling",
-            self.sampling.method,
-            "null with privacy.unit: user, whose examples may be of several groups",
-        )
-        require(
-            1 <= self.batch_size <= self.num_examples,
-            "training.batch_size",
-            self.batch_size,
-            f"at most the {self.num_examples} training {self.unit}s",
-        )
-        require(self.steps >= 1, "training.steps", self.steps, "a whole number >= 1")
-        require(
-            self.clipping_norm >= LEAST_BOUND,
-            "privacy.clipping_norm",
-            self.clipping_norm,
-            f"a number >= {LEAST_BOUND:g}: float32 loses the norms of smaller gradients",
-        )
-        require(
-            self.noise_multiplier > 0,
-            "privacy.noise_multiplier",
-            self.noise_multiplier,
-            "a number > 0",
-        )
-        require(0 < self.delta < 1, "privacy.delta", self.delta, "a probability in (0, 1)")
-        require(
-            not self.clipping.adapts or isinstance(self.mechanism, GaussianMechanism),
-            "privacy.clipping.method",
-            self.clipping.method,
-            "a bound that stays, with noise that steps share (privacy.mechanism.method: "
-            f"{self.mechanism.method}); an adaptive one goes with gaussian",
-        )
-        if self.watch is not None:
-            require(
-                self.watch.share is not None and isinstance(self.mechanism, GaussianMechanism),
-                "privacy.clipping.watch.mode",
-                "released",
-                "marked, or null, with noise that steps share (privacy.mechanism.method: "
-                f"{self.mechanism.method}): counts are released with gaussian noise of their own",
-            )
+        require_sound(self)
         if self.neighbours is None:
             object.__setattr__(self, "neighbours", proven(self.sampling, self.mechanism)[0])
-        if self.group_releases is not None:
-            self._require_tables_proven(self.group_releases)
-        # A combination without a proof is refused here.
-        require_supported(self.event(1), self.accountant)
+        require_proven(self)
 
-    def _require_tables_proven(self, tables: GroupReleases) -> None:
-        key, value = "fairness.releases.noise_multiplier", tables.noise_multiplier
-        require(
-            isinstance(self.mechanism, GaussianMechanism) and isinstance(self.sampling, SCHEDULED),
-            key,
-            value,
-            "null with steps that depend on each other; beside tables of groups is proven "
-            "privacy.mechanism.method: gaussian with privacy.sampling.method: "
-            + ", ".join(str(vars(cls)["method"]) for cls in SCHEDULED),
-        )
-        require(
-            self.rows_per_record == 1 and not self.by_user,
-            key,
-            value,
-            "null where a record is several examples: one of them is in several cells of a table",
-        )
-
-    @classmethod
-    def dp_sgd(
-        cls,
-        *,
-        num_examples: int,
-        batch_size: int,
-        steps: int,
-        clipping_norm: float,
-        noise_multiplier: float,
-        delta: float,
-        accountant: str = "pld",
-        rows_per_record: int = 1,
-        unit: Unit = "example",
-    ) -> PrivacyPlan:
-        """DP-SGD as Abadi et al. 2016 (arXiv:1607.00133): Poisson, flat clipping, Gaussian.
-
-        Raises:
-            SettingError: If a value is impossible, or delta is 1 / num_examples or more.
-        """
-        _require_meaningful(delta, num_examples)
-        return cls(
-            PoissonSampling(num_examples, batch_size),
-            FlatClipping(clipping_norm),
-            GaussianMechanism(noise_multiplier),
-            steps=steps,
-            delta=delta,
-            accountant=accountant,
-            rows_per_record=rows_per_record,
-            unit=unit,
-        )
-
-    @classmethod
-    def user_level_dp_sgd(
-        cls, *, num_users: int, examples_per_user: int, **further: Any
-    ) -> PrivacyPlan:
-        """DP-SGD whose unit is a user (user-wise DP-SGD; Chua et al. 2024, arXiv:2406.14322).
-
-        Args:
-            num_users: Users of the training set.
-            examples_per_user: Most examples of a user that a step reads.
-            further: As `dp_sgd`; `batch_size` is the expected number of users.
-
-        Raises:
-            SettingError: As `dp_sgd`.
-        """
-        return cls.dp_sgd(
-            num_examples=num_users, rows_per_record=examples_per_user, unit="user", **further
-        )
-
-    @classmethod
-    def from_settings(
-        cls,
-        settings: PrivacySettings,
-        *,
-        num_examples: int,
-        batch_size: int,
-        steps: int,
-        shares: Sequence[float] | None = None,
-        watch: ClipWatch | None = None,
-        versions: int = 1,
-        group_releases: GroupReleases | None = None,
-    ) -> PrivacyPlan:
-        """Builds the plan; calibrates the noise where the settings name an epsilon.
-
-        Args:
-            settings: What is asked for.
-            num_examples: Training examples, or users where the settings' unit is a user; public.
-            batch_size: Expected number of them a step; public.
-            steps: Releases planned.
-            shares: Of groups that are to be drawn alike, each one's public share.
-            watch: Who is clipped; only what is to be released becomes part of the plan.
-            versions: Rows that one example takes, versions of it that are bounded together.
-
-        Raises:
-            SettingError: If a value is impossible or the guarantee cannot be met.
-        """
-        delta = default_delta(num_examples) if settings.delta is None else settings.delta
-        _require_meaningful(delta, num_examples)
-        noise = settings.noise_multiplier
-        sampling = build_sampling(settings.sampling, num_examples, batch_size, shares)
-        plan = cls(
-            sampling,
-            build_clip_method(settings.clipping, settings.clipping_norm),
-            build_mechanism(settings.mechanism, 1.0 if noise is None else noise, sampling, steps),
-            steps=steps,
-            delta=delta,
-            accountant=settings.accountant,
-            neighbours=settings.neighbours,
-            rows_per_record=settings.examples_per_user or versions,
-            unit=settings.unit,
-            watch=None if watch is None or watch.share is None else watch,
-            group_releases=group_releases,
-        )
-        if settings.epsilon is None or settings.noise_multiplier is not None:
-            return plan
-        plan._require_affordable_tables(settings.epsilon)
-        calibrated = calibrate_noise(
-            lambda sigma: plan.with_noise(sigma).event(steps),
-            settings.epsilon,
-            delta,
-            settings.accountant,
-        )
-        return plan.with_noise(calibrated)
-
-    def _require_affordable_tables(self, epsilon: float) -> None:
-        tables = self.tables(self.steps)
-        if self.group_releases is None or not tables:
-            return
-        alone = epsilon_of(self.group_releases.event(tables), self.delta, self.accountant)
-        require(
-            alone < epsilon,
-            "fairness.releases.noise_multiplier",
-            self.group_releases.noise_multiplier,
-            f"a larger number, or a larger fairness.releases.every: the {tables} tables planned "
-            f"cost epsilon {alone:.4g} alone, and privacy.epsilon is {epsilon:g}",
-        )
+    dp_sgd = classmethod(planning.dp_sgd)
+    user_level_dp_sgd = classmethod(planning.user_level_dp_sgd)
+    from_settings = classmethod(planning.from_settings)
 
     def with_noise(self, noise_multiplier: float) -> PrivacyPlan:
         """The same plan at another noise multiplier."""
@@ -404,27 +192,7 @@ class PrivacyPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for the ledger's header."""
-        sampling = _part(self.sampling)
-        if self.by_user:
-            sampling["num_users"] = sampling.pop("num_examples")
-        return {
-            **({"unit": "user"} if self.by_user else {}),
-            "sampling": sampling,
-            "clipping": _part(self.clipping),
-            "mechanism": _part(self.mechanism),
-            "steps": self.steps,
-            "delta": self.delta,
-            "accountant": self.accountant,
-            "neighbours": self.neighbours,
-            "rows_per_record": self.rows_per_record,
-            # Left out where there is none: ledgers of before go on.
-            **({} if self.watch is None else {"watch": asdict(self.watch)}),
-            **(
-                {}
-                if self.group_releases is None
-                else {"group_releases": self.group_releases.to_dict()}
-            ),
-        }
+        return document_of(self)
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> PrivacyPlan:
@@ -433,26 +201,12 @@ class PrivacyPlan:
         Raises:
             KeyError, TypeError, SettingError: If it is none.
         """
-        sampling = dict(document["sampling"])
-        if document.get("unit") == "user":
-            sampling["num_examples"] = sampling.pop("num_users")
-        tables = document.get("group_releases")
-        return cls(
-            **{
-                **document,
-                "group_releases": None if tables is None else GroupReleases(**tables),
-                "sampling": _of_part(SAMPLINGS, sampling),
-                "clipping": _of_part(CLIP_METHODS, document["clipping"]),
-                "mechanism": _of_part(MECHANISMS, document["mechanism"]),
-                "watch": None if "watch" not in document else ClipWatch(**document["watch"]),
-            }
-        )
+        return cls(**fields_of(document))
 
     @property
     def fingerprint(self) -> str:
         """Changes whenever anything does that the guarantee depends on, but for the length."""
-        parts = {key: value for key, value in self.to_dict().items() if key != "steps"}
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+        return fingerprint_of(self.to_dict())
 
     def statement(self, releases: int, *, reproducible: bool, tables: int | None = None) -> str:
         """The guarantee in words, with every assumption it rests on.
@@ -462,14 +216,3 @@ class PrivacyPlan:
             reproducible: Whether a recipe fixes the seed of the noise.
         """
         return statement_of(self, releases, reproducible=reproducible, tables=tables)
-
-
-def _part(part: Any) -> dict[str, Any]:
-    # As JSON gives it back: lists, where the parts hold tuples.
-    plain: dict[str, Any] = json.loads(json.dumps({"method": part.method, **asdict(part)}))
-    return plain
-
-
-def _of_part(registry: Mapping[str, type], document: Mapping[str, Any]) -> Any:
-    fields = dict(document)
-    return registry[fields.pop("method")](**fields)

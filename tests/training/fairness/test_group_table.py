@@ -63,12 +63,31 @@ def test_one_person_moves_a_table_by_no_more_than_its_sensitivity(
 ):
     without, with_one = table_of(statistic, others), table_of(statistic, [*others, person])
     replaced = table_of(statistic, [*others, another])
-    # Whatever answer and loss, NaN and infinity among them; float32 sums of a few numbers.
-    room = 1 + 1e-6
+    # Whatever answer and loss, NaN and infinity among them.
+    room = 1 + 1e-9
     assert 0.7 < np.linalg.norm(with_one - without) <= room * SENSITIVITY["add_remove"]
     assert np.linalg.norm(with_one - without) <= room * SENSITIVITY["zero_out"]
     assert np.linalg.norm(with_one - replaced) <= room * SENSITIVITY["replace_one"]
     assert with_one.sum() == pytest.approx(len(others) + 1)
+
+
+def test_one_person_among_very_many_moves_a_table_by_what_they_add():
+    many, losses = 100_000, np.random.default_rng(0).random(100_001, np.float32)
+    batch = {
+        "labels": tf.zeros([many + 1], tf.int32),
+        "groups": {"ward": tf.zeros([many + 1], tf.int32)},
+    }
+    without, with_one = (
+        PLAYERS["loss"]
+        .bounded_table(
+            {**batch, "mask": tf.range(many + 1) < people}, tf.zeros([many + 1, 2]), losses
+        )
+        .numpy()
+        for people in (many, many + 1)
+    )
+    share = float(losses[-1] / np.float32(2.0))
+    # In float32 it would be a multiple of the last digit of 25,000, two thousandths.
+    assert (with_one - without)[0, 0] == pytest.approx([1 - share, share], abs=1e-9)
 
 
 def test_sensitivity_is_reached():

@@ -38,7 +38,8 @@ from training.privacy.plan import PrivacyPlan
 from training.privacy.sampling import PoissonSampler
 from training.randomness import Randomness
 from training.run_directory import RunDirectory
-from training.session import Session, _randomness_context, open_session
+from training.session import Session, open_session
+from training.stream_names import randomness_context
 
 ROOT = Randomness.from_seed(0)
 EXAMPLES, VERSIONS, BOUND = 60, 3, 0.4
@@ -245,7 +246,7 @@ def test_other_lists_under_the_same_seed_share_no_noise(recipe, tmp_path):
         path.write_text(f"feline,other\n{words}\n")
         swaps = Swaps.read("fairness.swaps.word_lists", {"animals": str(path)})
         dataset = naming_lists(data.load(recipe.data), swaps)
-        contexts.add(_randomness_context(private, dataset, ""))
+        contexts.add(randomness_context(private, dataset, ""))
     assert len(contexts) == 2
 
 

@@ -36,6 +36,10 @@ class ClassToken(L.Layer):
         token = ops.tile(self.token, (ops.shape(inputs)[0], 1, 1))
         return ops.concatenate([token, self.dense(inputs)], axis=1)
 
+    def compute_output_shape(self, shape: Any) -> Any:
+        # Keras 3.12 cannot infer it through `tile`.
+        return shape[0], shape[1] + 1, shape[2]
+
 
 class Blend(L.Layer):
     """Several inputs and outputs, a tensor and a plain value among the keyword arguments."""

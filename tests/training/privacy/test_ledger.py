@@ -236,7 +236,7 @@ def test_group_of_releases_is_on_disk_as_its_releases_one_by_one(path, tmp_path)
 def test_group_that_cannot_be_written_leaves_the_ledger_as_it_was(path, monkeypatch):
     ledger = filled(path, 2)
     before, mark = path.read_text(), ledger.mark
-    monkeypatch.setattr("training.privacy.ledger.append_durably", full_disk)
+    monkeypatch.setattr("training.privacy.ledger_file.append_durably", full_disk)
     with pytest.raises(UserError, match="full"):
         ledger.record_group(range(2, 5), "a")
     assert path.read_text() == before

@@ -1,0 +1,61 @@
+"""Which step a session's recipe calls for, and the optimizer it ends in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import keras
+
+from training.fairness import Player
+from training.losses import recipe_loss
+from training.objective import Terms
+from training.optimizers import build_optimizer
+from training.privacy.clip_watch import ClipWatch
+from training.steps import AdversarialStep, PlainStep, PrivateStep, TrainingStep
+from training.strategy import is_tpu
+
+if TYPE_CHECKING:
+    from training.session import Session
+
+
+def step_of(
+    session: Session, *, accumulates: bool
+) -> tuple[keras.optimizers.Optimizer, TrainingStep]:
+    """The session's optimizer and step: private, against an adversary, or plain.
+
+    Args:
+        session: What is to be trained, and how.
+        accumulates: Whether a logical batch may be several physical ones.
+
+    Raises:
+        UserError: For an optimizer or a model that cannot be trained so.
+    """
+    recipe, strategy, mitigation = session.recipe, session.strategy, session.mitigation
+    settings = recipe.training
+    with strategy.scope():
+        optimizer = build_optimizer(settings.optimizer, session.length.steps)
+    loss = recipe_loss(recipe, session.dataset.info.label_names)
+    common: dict[str, Any] = {
+        "accumulates": accumulates,
+        "l2": settings.l2,
+        # All that a TPU runs is compiled by XLA: around the replicas, and not within.
+        "jit_compile": settings.jit_compile and not is_tpu(strategy),
+        "group_weights": mitigation.weights,
+        "terms": Terms.of(recipe.objective),
+        "steps_per_execution": settings.steps_per_execution,
+    }
+    if mitigation.game is not None:
+        common["player"] = Player(mitigation.game, strategy)
+    arguments = (session.model.trained, loss, optimizer, strategy)
+    if session.plan is not None:
+        budget = recipe.privacy.memory_budget
+        return optimizer, PrivateStep(
+            *arguments,
+            plan=session.plan,
+            memory_bytes=None if budget is None else 1e9 * budget,
+            watch=ClipWatch.of(recipe.privacy.clipping.watch, session.dataset.info.groups),
+            **common,
+        )
+    if mitigation.adversary is not None:
+        return optimizer, AdversarialStep(*arguments, adversary=mitigation.adversary, **common)
+    return optimizer, PlainStep(*arguments, penalty=mitigation.penalty, **common)
