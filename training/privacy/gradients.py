@@ -67,9 +67,9 @@ class MatrixLayout:
         )
 
 
-def plain_layout(rows: int, columns: int) -> MatrixLayout:
-    """The layout of a variable that is the matrix itself."""
-    return MatrixLayout((rows, columns), (0, 1))
+def plain_layout(*axes: int) -> MatrixLayout:
+    """The layout of a variable that is the matrix itself, its rows on all axes but the last."""
+    return MatrixLayout(axes, tuple(range(len(axes))))
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ import tensorflow as tf
 from training.privacy.cost_model import Form, MatrixWork, fastest
 from training.privacy.gradients import (
     Instantiated,
-    MatrixLayout,
     OuterProducts,
     PerExampleGradient,
+    plain_layout,
     scale_rows,
     zero_rows,
 )
@@ -79,7 +79,7 @@ class ConvolutionKernels:
         return self._products()
 
     def _products(self) -> OuterProducts:
-        layout = MatrixLayout(self.kernel, tuple(range(len(self.kernel))))
+        layout = plain_layout(*self.kernel)
         # The images are there long before the output gradients: without this, the patches of
         # every layer would wait in memory for the backward pass.
         with tf.control_dependencies([self.output_gradients]):
@@ -142,7 +142,7 @@ def kernel_gradient(
     if not window.is_pointwise:
         return ConvolutionKernels(inputs, gradients, window)
     seen = window.views(inputs, tuple(gradients.shape[1:-1]))[0]
-    layout = MatrixLayout(kernel, tuple(range(len(kernel))))
+    layout = plain_layout(*kernel)
     return OuterProducts(as_sequence(seen), as_sequence(gradients), layout)
 
 

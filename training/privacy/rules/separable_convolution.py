@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from training.privacy.gradients import MatrixLayout, OuterProducts
+from training.privacy.gradients import OuterProducts, plain_layout
 from training.privacy.rules.base import Gradients, is_trained
 from training.privacy.rules.convolution_kernels import depthwise_gradient
 from training.privacy.rules.dense import as_sequence
@@ -36,7 +36,7 @@ class SeparableConvolutionRule(SlidingRule):
                 data_format="channels_last",
                 dilation_rate=layer.dilation_rate,
             )
-            layout = MatrixLayout(tuple(pointwise.shape), tuple(range(len(pointwise.shape))))
+            layout = plain_layout(*pointwise.shape)
             products = OuterProducts(as_sequence(middle), as_sequence(outer), layout)
             found.append((pointwise, products))
         if is_trained(layer, depthwise):
