@@ -90,6 +90,8 @@ class PrivacyPlan:
         unit: Whom the guarantee protects. With `user`, what `sampling` draws and counts are users.
         watch: Counts of who is clipped that are released beside each sum; none for none.
         group_releases: Noisy tables of groups that are released beside; None for none.
+        counterparts: Whether an example may come as an image that the user made of it, and that
+            counts as part of its record (`data.counterparts`).
     """
 
     sampling: Sampling
@@ -103,6 +105,7 @@ class PrivacyPlan:
     unit: Unit = "example"
     watch: ClipWatch | None = None
     group_releases: GroupReleases | None = None
+    counterparts: bool = False
 
     def __post_init__(self) -> None:
         require(
@@ -237,6 +240,7 @@ class PrivacyPlan:
         watch: ClipWatch | None = None,
         versions: int = 1,
         group_releases: GroupReleases | None = None,
+        counterparts: bool = False,
     ) -> PrivacyPlan:
         """Builds the plan; calibrates the noise where the settings name an epsilon.
 
@@ -248,6 +252,7 @@ class PrivacyPlan:
             shares: Of groups that are to be drawn alike, each one's public share.
             watch: Who is clipped; only what is to be released becomes part of the plan.
             versions: Rows that one example takes, versions of it that are bounded together.
+            group_releases, counterparts: As the plan's.
 
         Raises:
             SettingError: If a value is impossible or the guarantee cannot be met.
@@ -268,6 +273,7 @@ class PrivacyPlan:
             unit=settings.unit,
             watch=None if watch is None or watch.share is None else watch,
             group_releases=group_releases,
+            counterparts=counterparts,
         )
         if settings.epsilon is None or settings.noise_multiplier is not None:
             return plan
@@ -424,6 +430,7 @@ class PrivacyPlan:
                 if self.group_releases is None
                 else {"group_releases": self.group_releases.to_dict()}
             ),
+            **({"counterparts": True} if self.counterparts else {}),
         }
 
     @classmethod
