@@ -49,21 +49,21 @@ class SwapSettings:
             them: the path of a CSV file, or rows of which the first is the header. An example has
             one version more for each column but the first of each list, every term exchanged
             for that of so many columns on; none for no augmentation of texts.
+        mode: `random`: each time an example is drawn, one of its versions, all alike likely.
+            `together`: all of them, averaged into one gradient, which costs as many times the
+            work. With privacy both cost the same epsilon as no augmentation.
         image_pairs: For images of an `image_folder`: path of a CSV file whose columns `original`
             and `counterfactual` hold paths relative to it, as `evaluation.counterfactual.
             image_pairs`. A training image has one version more for each row that names it, made
             from it alone; none for no augmentation of images.
-        mode: `random`: each time an example is drawn, one of its versions, all alike likely.
-            `together`: all of them, averaged into one gradient, which costs as many times the
-            work. With privacy both cost the same epsilon as no augmentation.
         rate: With `random`, the probability that an example comes as a changed version, all of
             those alike likely; in (0, 1]. None for all versions alike likely, the original too:
             of two, each half of the time.
     """
 
     word_lists: dict[str, Any] = field(default_factory=dict)
-    image_pairs: Optional[str] = None
     mode: Literal["random", "together"] = "random"
+    image_pairs: Optional[str] = None
     rate: Optional[float] = None
 
     @property

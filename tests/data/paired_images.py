@@ -13,28 +13,28 @@ SIZE = 8
 TONES = (70, 190)
 
 
-def write_images(root: Path, examples: int, faithful: float = 0.9, seed: int = 0) -> Path:
+def write_images(root: Path, examples: int) -> Path:
     """Writes `examples` images with their counterparts, and the CSV files that list them.
 
-    An image's label is where its bright bar lies (left or right); its background is of the tone
-    that goes with the label in a share `faithful` of them. A counterpart has the same bar on the
-    other tone.
+    A bright bar lies on the side that the label names in eight of ten images, and the background is
+    of the tone that goes with the label in nine: whoever answers by both leans on the tone. A
+    counterpart has the same bar on the other tone.
 
     Returns:
         The folder: `images.csv` (path, label, tone), `pairs.csv`, `own/`, `other/`.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     (root / "own").mkdir(parents=True)
     (root / "other").mkdir()
     images, pairs = ["path,label,tone"], ["original,counterfactual"]
     for number in range(examples):
         label = int(rng.random() < 0.5)
-        tone = label if rng.random() < faithful else 1 - label
+        tone = label if rng.random() < 0.9 else 1 - label
+        side = label if rng.random() < 0.8 else 1 - label
         noise = rng.integers(-20, 21, (SIZE, SIZE))
         for place, background in (("own", TONES[tone]), ("other", TONES[1 - tone])):
             pixels = background + noise
-            # Faint beside the background, which is there to be leaned on.
-            pixels[2:6, 5 * label : 5 * label + 3] += 40
+            pixels[2:6, 5 * side : 5 * side + 3] += 40
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(
                 root / place / f"{number}.png"
             )

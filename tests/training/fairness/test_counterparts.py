@@ -82,6 +82,7 @@ def drawn_rows(session: Session, steps: int) -> list[np.ndarray]:
 def shift_after(recipe: Recipe, root: Path, place: Path) -> tuple[float, Session]:
     """Mean change of a score when the background is the other, after training."""
     session = open_session(recipe)
+    place.mkdir()
     run = RunDirectory.at(str(place))
     ledger = None if session.plan is None else Ledger(run.ledger, session.plan)
     session.loop(run, [], ledger, verbose=0).run()
@@ -156,7 +157,7 @@ def test_taking_a_person_with_their_counterpart_away_moves_the_sum_by_no_more_th
     root, rate
 ):
     session = open_session(recipe_of(root, private=True, rate=rate))
-    model, bound = session.model.trained, session.plan.clipping_norm
+    model, bound = session.model.built.model, session.plan.clipping_norm
     (rows,) = drawn_rows(session, 1)
     raw = session.train.split.read(rows)
     inputs = session.model.built.preprocess(tf.constant(list(raw.raw)))
