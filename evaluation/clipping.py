@@ -137,7 +137,7 @@ class ClippingCallback(keras.callbacks.Callback):
                 if group["clipped_share"] is not None:
                     tf.summary.scalar(
                         # A card cuts long names off at the end: what must be read comes first.
-                        f"3 fairness/6 {mark}: clipped {name}",
+                        f"3 fairness/6 {'' if is_covered else 'not '}covered by ε: {name} clipped",
                         group["clipped_share"],
                         description=_described(group, is_covered),
                     )

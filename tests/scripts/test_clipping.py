@@ -86,7 +86,7 @@ def test_tensorboard_shows_it_epoch_by_epoch(run):
     mode, root = run
     events = EventAccumulator(str(root / "logs")).Reload()
     mark = "released, covered by ε" if mode == "released" else "train, not covered by ε"
-    shares = events.Tensors(f"3 fairness/6 {mark}: clipped west")
+    shares = events.Tensors(f"3 fairness/6 {mark.split(', ')[1]}: west clipped")
     assert [event.step for event in shares] == [1, 2]
     assert f"1 overview/5 who is clipped, by ward ({mark})" in events.Tags()["tensors"]
 
