@@ -68,6 +68,7 @@ def _write(path: Path, header: list[str], rows: list[list[str]]) -> None:
 def recipe_of(folder: Path, *, swapped: bool, private: bool, seed: int) -> Any:
     """The recipe of one run."""
     from configs import schema
+    from configs.schema.evaluation import CounterfactualSettings
 
     return schema.Recipe(
         data=schema.DataSettings(
@@ -92,9 +93,7 @@ def recipe_of(folder: Path, *, swapped: bool, private: bool, seed: int) -> Any:
             swaps=schema.SwapSettings(image_pairs=str(folder / "pairs.csv") if swapped else None)
         ),
         evaluation=schema.EvaluationSettings(
-            counterfactual=schema.CounterfactualSettings(
-                image_pairs=str(folder / "test_pairs.csv")
-            ),
+            counterfactual=CounterfactualSettings(image_pairs=str(folder / "test_pairs.csv")),
             bootstrap_resamples=0,
             permutations=0,
         ),
