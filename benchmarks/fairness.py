@@ -80,12 +80,12 @@ class Encoded:
 
     def versions(self, swaps: Any) -> tuple[Any, Any]:
         """The training people and their changed versions, encoded, and where each version is."""
-        from data import prepare, with_versions
+        from data import prepare
 
         key = json.dumps(swaps.sha256)
         if key not in self._versions:
             model, dataset = self.session.model, self.session.dataset
-            split, table = with_versions(dataset.train, swaps)
+            split, table = swaps.applied_to(dataset.train)
             prepared = prepare(split, model.built.preprocess)
             first = len(dataset.train)
             parts = [self.splits["train"].inputs]

@@ -12,6 +12,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "contracts": ["Batch", "Dataset", "DatasetInfo", "Examples", "Provenance", "Split"],
         "pipeline": ["PreparedSplit", "batches_in_order", "batches_of", "prepare"],
         "registry": ["SOURCES", "load"],
-        "versions": ["Swaps", "VersionedSplit", "naming_lists", "with_versions"],
+        "counterparts": ["Counterparts"],
+        "versions": [
+            "Swaps",
+            "VersionedSplit",
+            "Versions",
+            "naming_versions",
+            "with_versions",
+        ],
     },
 )

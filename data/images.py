@@ -112,7 +112,7 @@ def undecodable(images: Column) -> Iterator[tuple[int, str]]:
     Yields:
         (position, what is wrong with it).
     """
-    return _found(len(images), lambda position: _problem(images, position))
+    return problems_found(len(images), lambda position: _problem(images, position))
 
 
 def of_no_image_format(images: Column) -> Iterator[tuple[int, str]]:
@@ -135,10 +135,10 @@ def of_no_image_format(images: Column) -> Iterator[tuple[int, str]]:
             return f"cannot be read ({error.strerror})"
         return "" if beginning.startswith(_BEGINNINGS) else _NO_IMAGE
 
-    return _found(len(selection), problem)
+    return problems_found(len(selection), problem)
 
 
-def _found(count: int, problem_of: Callable[[int], str]) -> Iterator[tuple[int, str]]:
+def problems_found(count: int, problem_of: Callable[[int], str]) -> Iterator[tuple[int, str]]:
     """Asks for the problems of `count` positions, in parallel, and yields those there are."""
 
     def check(first: int) -> list[tuple[int, str]]:
@@ -164,15 +164,28 @@ def _problem(images: Column, position: int) -> str:
 
 
 def _decoding_problem(image: bytes) -> str:
+    try:
+        size_of(image)
+    except ValueError as problem:
+        return str(problem)
+    return ""
+
+
+def size_of(image: bytes) -> tuple[int, int]:
+    """Height and width of an encoded image, which is decoded for it.
+
+    Raises:
+        ValueError: If it cannot be decoded.
+    """
     import tensorflow as tf
 
     try:
         # A GPU would be asked to hold every image of the folder.
         with tf.device("CPU"):
-            tf.io.decode_image(image, expand_animations=False)
+            height, width, _ = tf.io.decode_image(image, expand_animations=False).shape
     except tf.errors.OpError as error:
-        return f"{_NO_IMAGE} ({_first_line(error.message)})"
-    return ""
+        raise ValueError(f"{_NO_IMAGE} ({_first_line(error.message)})") from error
+    return height, width
 
 
 def _first_line(message: str) -> str:

@@ -2,7 +2,7 @@
 
 Promises: a version is a function of its own text and of the lists alone, so that whatever is done
 with versions is done example by example. Only texts that change are kept beside the originals; a
-version that says the same as the original is the original.
+version that says the same as the original is the original. Versions of images: `data.counterparts`.
 """
 
 from __future__ import annotations
@@ -10,15 +10,43 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from configs.schema.errors import SettingError
-from data.contracts import Dataset, DatasetInfo, Examples, Split
+from data.contracts import Dataset, DatasetInfo, Examples, Modality, Split
 from data.word_lists import WordList, read_word_list
 
 _CHUNK_EXAMPLES = 4096
+
+
+class Versions(Protocol):
+    """What may stand in an example's place in training, each version that example's alone.
+
+    Attributes:
+        modality: Of the data that it changes.
+    """
+
+    modality: ClassVar[Modality]
+
+    @property
+    def count(self) -> int:
+        """Versions of an example, the original among them."""
+        ...
+
+    @property
+    def sha256(self) -> dict[str, str]:
+        """What versions are known again by, as `data.contracts.Provenance.sha256`."""
+        ...
+
+    def applied_to(self, split: Split) -> tuple[Split, np.ndarray]:
+        """A split followed by the changed versions of its examples, and where they are.
+
+        Returns:
+            The split, and int64 (examples, count): the position of each version of each example;
+            of version 0, and of any that changes nothing, the example's own.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -29,6 +57,7 @@ class Swaps:
         lists: Name -> interchangeable terms.
     """
 
+    modality: ClassVar[Modality] = "text"
     lists: Mapping[str, WordList]
 
     @classmethod
@@ -65,6 +94,10 @@ class Swaps:
             f"word list {name}": hashlib.sha256(repr(words).encode("utf-8")).hexdigest()
             for name, words in self.lists.items()
         }
+
+    def applied_to(self, split: Split) -> tuple[VersionedSplit, np.ndarray]:
+        """As `Versions.applied_to`; every text is read."""
+        return with_versions(split, self)
 
 
 @dataclass(frozen=True)
@@ -151,18 +184,8 @@ def with_versions(split: Split, swaps: Swaps) -> tuple[VersionedSplit, np.ndarra
     return VersionedSplit(split, np.asarray(of, np.int64), held), table
 
 
-def naming_lists(dataset: Dataset, swaps: Swaps) -> Dataset:
-    """The dataset with the lists among its sources: with other lists it would be other data.
-
-    Raises:
-        SettingError: If the data are no texts.
-    """
-    if dataset.info.modality != "text":
-        raise SettingError(
-            "fairness.swaps.word_lists",
-            list(swaps.lists),
-            f"nothing: it changes text, and the data are {dataset.info.modality}",
-        )
+def naming_versions(dataset: Dataset, versions: Versions) -> Dataset:
+    """The dataset with its versions among its sources: with others it would be other data."""
     provenance = dataset.info.provenance
-    known = replace(provenance, sha256={**provenance.sha256, **swaps.sha256})
+    known = replace(provenance, sha256={**provenance.sha256, **versions.sha256})
     return replace(dataset, info=replace(dataset.info, provenance=known))

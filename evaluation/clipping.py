@@ -24,6 +24,8 @@ from evaluation.group_plots import plot_clipping
 from evaluation.plots import to_image
 
 _QUANTILES = (0.1, 0.5, 0.9)
+# On what a private run paid for; `NOT_COVERED` on what it did not.
+_COVERED = "released, covered by ε"
 # Groups below so many standard deviations of their own size's noise have no share.
 _FEWEST_DEVIATIONS = 6.0
 
@@ -129,17 +131,18 @@ class ClippingCallback(keras.callbacks.Callback):
         attribute = section["attribute"]
         self._history.append((epoch + 1, section["epoch"]["groups"]))
         is_covered = section["covered_by_privacy_guarantee"]
-        mark = "" if is_covered else f" ({NOT_COVERED})"
+        mark = _COVERED if is_covered else NOT_COVERED
         with self._writer.as_default(step=epoch + 1):
             for name, group in section["epoch"]["groups"].items():
                 if group["clipped_share"] is not None:
                     tf.summary.scalar(
-                        f"3 fairness/6 clipped share by {attribute}: {name}{mark}",
+                        # A card cuts long names off at the end: what must be read comes first.
+                        f"3 fairness/6 {'' if is_covered else 'not '}covered by ε: {name} clipped",
                         group["clipped_share"],
                         description=_described(group, is_covered),
                     )
-            picture = to_image(plot_clipping(attribute, self._history))
-            tf.summary.image(f"3 fairness/8 clipping by {attribute}{mark}", picture[None])
+            picture = to_image(plot_clipping(attribute, self._history, covered=is_covered))
+            tf.summary.image(f"1 overview/5 who is clipped, by {attribute} ({mark})", picture[None])
         self._writer.flush()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 
 from evaluation.plots import FAINT, INK, blank, shorten, tidy
 
@@ -27,6 +28,11 @@ _COLOURS = (
     "#9a6700",
     "#1b7c83",
 )
+_WARNING = "#b42318"
+_SMALL: dict[str, Any] = {"fontsize": 7.5, "color": INK, "ha": "center", "va": "bottom"}
+# Groups whose shares a title holds.
+_NAMED = 3
+_NOT_TO_SHOW = "Training people counted exactly: NOT covered by ε, do not publish"
 _GAPS = {
     "demographic_parity_difference": "demographic parity",
     "equalized_odds_difference": "equalized odds",
@@ -170,12 +176,18 @@ def plot_group_history(
     return figure
 
 
-def plot_clipping(attribute: str, history: Sequence[tuple[int, Mapping[str, Any]]]) -> Figure:
+def plot_clipping(
+    attribute: str, history: Sequence[tuple[int, Mapping[str, Any]]], *, covered: bool
+) -> Figure:
     """Each group's share of clipped gradients over epochs, beside how long they are now.
+
+    The title names the groups that are cut most often, and the line below says whether the picture
+    may be shown: it leaves TensorBoard without the tag that says so too.
 
     Args:
         attribute: Name of the attribute.
         history: (epoch, `groups` of `measure_clipping`), in order.
+        covered: Whether the counts were released with noise that the privacy budget paid for.
     """
     figure = blank()
     left, right = figure.subplots(1, 2)
@@ -183,26 +195,68 @@ def plot_clipping(attribute: str, history: Sequence[tuple[int, Mapping[str, Any]
     known = [name for name in latest if latest[name]["clipped_share"] is not None]
     shown = sorted(known, key=lambda name: -latest[name]["examples"])[:MOST_GROUPS]
     for place, (colour, name) in enumerate(zip(_COLOURS, shown, strict=False)):
-        shares = [groups[name]["clipped_share"] for _, groups in history]
-        values = [np.nan if share is None else share for share in shares]
-        left.plot(
-            [epoch for epoch, _ in history], values, "o-", color=colour, markersize=3, label=name
+        shares, errors = _shares_over(history, name)
+        left.errorbar(
+            [epoch for epoch, _ in history],
+            shares,
+            yerr=errors if covered else None,
+            fmt="o-",
+            color=colour,
+            markersize=3,
+            label=shorten(name, 18),
         )
         low, middle, high = latest[name]["relative_norm"].values()
-        right.plot([low, high], [place, place], color=colour, linewidth=3, solid_capstyle="butt")
+        right.plot([low, high], [place, place], color=colour, linewidth=5, solid_capstyle="butt")
         right.plot([middle], [place], "o", color=INK, markersize=5)
     right.axvline(1.0, linestyle="--", color=FAINT, linewidth=1)
+    right.text(1.0, 1.01, "cut beyond", transform=right.get_xaxis_transform(), **_SMALL)
     right.set_xscale("log", base=2)
+    right.xaxis.set_major_locator(LogLocator(base=4, numticks=6))
+    right.xaxis.set_major_formatter(lambda value, _: f"{value:.2g}")
     right.set_yticks(range(len(shown)), [shorten(name, 18) for name in shown])
-    right.invert_yaxis()
-    left.set_ylim(bottom=0)
+    right.set_ylim(max(len(shown), 1) - 0.5, -0.5)
+    left.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    left.yaxis.set_major_formatter(PercentFormatter(100, decimals=None))
+    left.set_ylim(0, 1.3 * left.get_ylim()[1])  # room for the names above
     for axes in (left, right):
         tidy(axes)
-    left.legend(frameon=False, fontsize=8)
-    _name_axes(left, "epoch", "share of gradients that are cut")
-    _name_axes(right, "norm over the bound: 10 %, median, 90 %", "")
-    _title(figure, f"Who is clipped, by {attribute}")
+    if shown:
+        left.legend(frameon=False, fontsize=8, loc="upper left", ncols=2)
+    _name_axes(left, "epoch", "gradients that are cut")
+    _name_axes(right, "norm over bound: 10, 50, 90 %", "")
+    _title(figure, f"{_most_clipped(attribute, latest)} (epoch {history[-1][0]})")
+    unknown = [name for name in latest if latest[name]["clipped_share"] is None]
+    words = "Released with noise: ε covers it" if covered else _NOT_TO_SHOW
+    if unknown:
+        words += f" · too few to say: {shorten(', '.join(unknown), 40)}"
+    figure.supxlabel(words, fontsize=8.5, color=INK if covered else _WARNING, fontweight="bold")
     return figure
+
+
+def _shares_over(
+    history: Sequence[tuple[int, Mapping[str, Any]]], name: str
+) -> tuple[list[float], list[float]]:
+    """A group's shares in percent, and their standard errors; not a number where unknown."""
+    found = [
+        (groups[name]["clipped_share"], groups[name]["standard_error"]) for _, groups in history
+    ]
+    percent = [[np.nan if value is None else 100 * value for value in pair] for pair in found]
+    return [share for share, _ in percent], [error for _, error in percent]
+
+
+def _most_clipped(attribute: str, groups: Mapping[str, Any]) -> str:
+    """Who is clipped, in words, those most often first; with the noise's standard error, if any."""
+    known = {name: group for name, group in groups.items() if group["clipped_share"] is not None}
+    if not known:
+        return f"Who is clipped, by {attribute}: too few of every group to say"
+    most = sorted(known, key=lambda name: -known[name]["clipped_share"])
+    words = ", ".join(f"{shorten(name, 18)} {_percent(known[name])}" for name in most[:_NAMED])
+    return f"Clipped by {attribute}: {words}{', …' if len(most) > _NAMED else ''}"
+
+
+def _percent(group: Mapping[str, Any]) -> str:
+    share, error = 100 * group["clipped_share"], 100 * group["standard_error"]
+    return f"{share:.1f}{f' ± {error:.1f}' if error else ''} %"
 
 
 def _shown(comparison: Mapping[str, Any]) -> list[str]:

@@ -66,7 +66,7 @@ def batching_of(
     if versions is not None and preparation.together:
         sampler = AllVersions(sampler, versions)
     elif versions is not None:
-        sampler = RandomVersions(sampler, versions, randomness)
+        sampler = RandomVersions(sampler, versions, randomness, preparation.rate)
     return Batching(sampler, size, replicas, rows)
 
 

@@ -231,7 +231,7 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
     records, unit = records_of(recipe, dataset)
     preparation = Preparation.of(recipe.fairness, dataset)
     if preparation.swaps is not None:
-        dataset = data.naming_lists(dataset, preparation.swaps)
+        dataset = data.naming_versions(dataset, preparation.swaps)
     recipe = resolved(
         recipe,
         records,
@@ -255,6 +255,7 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
             shares=preparation.shares,
             watch=ClipWatch.of(recipe.privacy.clipping.watch, dataset.info.groups),
             versions=preparation.rows_per_record,
+            counterparts=preparation.counterparts,
             group_releases=GroupReleases.from_settings(
                 recipe.fairness, records, settings.batch_size
             ),
@@ -273,7 +274,7 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
     randomness = shared_randomness(recipe, dataset, built.origin.get("sha256", ""), workers, run)
     people, versions = dataset.train, None
     if preparation.swaps is not None:
-        people, versions = data.with_versions(people, preparation.swaps)
+        people, versions = preparation.swaps.applied_to(people)
     train = data.prepare(people, built.preprocess, recipe.data.cache)
     validation = data.prepare(dataset.validation, built.preprocess, recipe.data.cache)
     if plan is not None:

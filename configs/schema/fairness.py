@@ -42,23 +42,51 @@ class PenaltySettings:
 
 @dataclass(frozen=True)
 class SwapSettings:
-    """Counterfactual augmentation of text: training examples with identity terms exchanged.
+    """Counterfactual augmentation: training examples changed in what should not matter.
 
     Attributes:
         word_lists: Name -> interchangeable terms, as `evaluation.counterfactual.word_lists` has
             them: the path of a CSV file, or rows of which the first is the header. An example has
             one version more for each column but the first of each list, every term exchanged
-            for that of so many columns on; none for no augmentation.
+            for that of so many columns on; none for no augmentation of texts.
         mode: `random`: each time an example is drawn, one of its versions, all alike likely.
             `together`: all of them, averaged into one gradient, which costs as many times the
             work. With privacy both cost the same epsilon as no augmentation.
+        image_pairs: For images of an `image_folder`: path of a CSV file whose columns `original`
+            and `counterfactual` hold paths relative to it, as `evaluation.counterfactual.
+            image_pairs`. A training image has one version more for each row that names it, made
+            from it alone; none for no augmentation of images.
+        rate: With `random`, the probability that an example comes as a changed version, all of
+            those alike likely; in (0, 1]. None for all versions alike likely, the original too:
+            of two, each half of the time.
     """
 
     word_lists: dict[str, Any] = field(default_factory=dict)
     mode: Literal["random", "together"] = "random"
+    image_pairs: Optional[str] = None
+    rate: Optional[float] = None
+
+    @property
+    def asked_for(self) -> bool:
+        """Whether examples have versions."""
+        return bool(self.word_lists or self.image_pairs)
 
     def __post_init__(self) -> None:
-        require_word_lists("fairness.swaps.word_lists", self.word_lists)
+        key = "fairness.swaps"
+        require_word_lists(f"{key}.word_lists", self.word_lists)
+        require(
+            self.rate is None or 0 < self.rate <= 1,
+            f"{key}.rate",
+            self.rate,
+            "a probability in (0, 1], or null for all versions alike likely",
+        )
+        require(
+            self.rate is None or (self.asked_for and self.mode == "random"),
+            f"{key}.rate",
+            self.rate,
+            f"null without {key}.word_lists or {key}.image_pairs, and with {key}.mode: together, "
+            "where no version is drawn",
+        )
 
 
 @dataclass(frozen=True)
@@ -78,7 +106,7 @@ class FairnessSettings:
             `balanced_sampling`, and these or `releases` for `reweighing`.
         penalty: Unfairness added to the loss. It compares examples of a batch, which have no
             gradient of their own then: not with privacy.
-        swaps: Versions of training texts with identity terms exchanged.
+        swaps: Versions of training texts or images, changed in what should not matter.
         constraint: A bound on what groups get, held by Lagrange multipliers.
         group_dro: The groups that lose most count most.
         adversary: A second model that guesses the group from the score; not with privacy.

@@ -76,7 +76,7 @@ class Recipe:
         )
         swaps = self.fairness.swaps
         require(
-            not swaps.word_lists or swaps.mode != "together",
+            not swaps.asked_for or swaps.mode != "together",
             "fairness.swaps.mode",
             swaps.mode,
             "random with privacy.unit: user, whose rows are bounded together as they are",

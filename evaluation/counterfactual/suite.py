@@ -10,7 +10,7 @@ import numpy as np
 from configs.schema.errors import SettingError, UserError
 from configs.schema.evaluation import CounterfactualSettings, EvaluationSettings
 from data.word_lists import WordList, read_word_list
-from evaluation.counterfactual.image_pairs import read_image_pairs
+from evaluation.counterfactual.image_pairs import read_images_of_pairs
 from evaluation.counterfactual.measure import Perturbation, measure_perturbation
 from evaluation.fairness.definitions import CONFIDENCE
 from evaluation.fairness.measure import tracked_labels
@@ -45,7 +45,7 @@ def check_counterfactuals(settings: CounterfactualSettings, modality: str) -> di
                 f"{_KEY}.{name}", wanted, f"nothing: it changes {fits}, and the data are {modality}"
             )
     if settings.image_pairs:
-        read_image_pairs(settings.image_pairs)
+        read_images_of_pairs(settings.image_pairs)
     return {
         name: read_word_list(f"{_KEY}.word_lists.{name}", source)
         for name, source in settings.word_lists.items()
@@ -85,7 +85,7 @@ def measure_counterfactuals(
         for name, variants in wanted.templates.items():
             found[name] = _templated(variants, texts, ids, answer)
     if wanted.image_pairs:
-        original, changed = read_image_pairs(wanted.image_pairs)
+        original, changed = read_images_of_pairs(wanted.image_pairs)
         found["image pairs"] = Perturbation(
             "image pairs",
             examined=len(original),

@@ -27,6 +27,7 @@ from configs.schema import (
 from data.pipeline import PreparedSplit, batches_of
 from data.service import in_order, require_service, served_batches
 from models.image_preprocessing import ImagePreprocessor
+from tests.data.paired_images import settings_of, write_images
 from tests.training.conftest import BASE, PRIVATE, assert_identical, weights_of
 from training.privacy.ledger import Ledger
 from training.run_directory import RunDirectory
@@ -90,6 +91,21 @@ def batch(number: int, ids: list[int]) -> dict[str, Any]:
 
 
 DRAWN = [np.array([4, 2]), np.array([0, -1]), np.array([1, 4])]
+
+
+def test_counterparts_come_from_the_service_like_any_image(service, tmp_path):
+    root = write_images(tmp_path / "images", 20)
+    dataset = data.load(settings_of(root))
+    require_service(service, dataset.train)
+    pairs = data.Counterparts.read("pairs", str(root / "pairs.csv"), dataset)
+    split, table = pairs.applied_to(dataset.train)
+    versions = data.prepare(split, ImagePreprocessor(8, "symmetric"))
+    rows = [table[:5, 1], table[5:10, 0]]
+    found = list(served_batches(versions, lambda: iter(rows), 5, service))
+    expected = list(batches_of(versions, lambda: iter(rows), 5))
+    for one, other in zip(found, expected, strict=True):
+        assert_identical([one["inputs"]["image"].numpy()], [other["inputs"]["image"].numpy()])
+        assert one["labels"].numpy().tolist() == other["labels"].numpy().tolist()
 
 
 def test_batches_that_arrive_in_any_order_leave_in_the_order_drawn():

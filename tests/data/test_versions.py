@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from configs.schema import SettingError
-from data import Dataset, Swaps, batches_of, naming_lists, prepare, with_versions
+from data import Dataset, Swaps, batches_of, naming_versions, prepare, with_versions
 from data.contracts import DatasetInfo, Examples, Provenance
 from data.word_lists import WordList
 
@@ -101,19 +101,13 @@ def test_versions_are_preprocessed_like_originals():
 
 def test_lists_count_among_the_sources_of_the_data():
     dataset = Dataset(INFO, SPLIT, SPLIT, SPLIT)
-    named = naming_lists(dataset, SWAPS).info.provenance.sha256
+    named = naming_versions(dataset, SWAPS).info.provenance.sha256
     assert set(named) == {"f", "word list pronouns", "word list cities"}
     other = replace(CITIES, rows=(("Rome", "Oslo", "York"),))
-    changed = naming_lists(dataset, Swaps({"pronouns": PRONOUNS, "cities": other}))
+    changed = naming_versions(dataset, Swaps({"pronouns": PRONOUNS, "cities": other}))
     again = changed.info.provenance.sha256
     assert again["word list cities"] != named["word list cities"]
     assert again["word list pronouns"] == named["word list pronouns"]
-
-
-def test_data_without_texts_are_refused():
-    images = replace(INFO, modality="image")
-    with pytest.raises(SettingError, match=r"fairness\.swaps\.word_lists: .*data are image"):
-        naming_lists(Dataset(images, SPLIT, SPLIT, SPLIT), SWAPS)
 
 
 def test_lists_are_read_from_recipe_or_file(tmp_path):

@@ -14,6 +14,7 @@ from tensorboard.util.tensor_util import make_ndarray
 from configs.schema import EvaluationSettings
 from evaluation import ClippingCallback, clipping_section, evaluate
 from evaluation.clipping import measure_clipping
+from evaluation.group_plots import plot_clipping
 from evaluation.report import print_report
 
 EDGES = 2.0 ** np.arange(-8, 9)
@@ -80,19 +81,40 @@ def test_tensorboard_shows_it_beside_fairness_and_marks_what_is_bare(tmp_path, c
     callback.on_epoch_end(0, {})
     callback.on_epoch_end(1, {})
     events = EventAccumulator(str(tmp_path)).Reload()
-    mark = "" if covered else " (train, not covered by ε)"
+    mark = "released, covered by ε" if covered else "train, not covered by ε"
+    short = mark.split(", ")[1]
     assert sorted(events.Tags()["tensors"]) == [
-        f"3 fairness/6 clipped share by sex: Female{mark}",
-        f"3 fairness/6 clipped share by sex: Male{mark}",
-        f"3 fairness/8 clipping by sex{mark}",
+        f"1 overview/5 who is clipped, by sex ({mark})",
+        f"3 fairness/6 {short}: Female clipped",
+        f"3 fairness/6 {short}: Male clipped",
     ]
-    shares = events.Tensors(f"3 fairness/6 clipped share by sex: Female{mark}")
+    shares = events.Tensors(f"3 fairness/6 {short}: Female clipped")
     assert [float(make_ndarray(event.tensor_proto)) for event in shares] == [0.5, 0.5]
-    described = events.SummaryMetadata(
-        f"3 fairness/6 clipped share by sex: Male{mark}"
-    ).summary_description
+    described = events.SummaryMetadata(f"3 fairness/6 {short}: Male clipped").summary_description
     assert ("ε pays for" in described) == covered
     assert ("do not publish" in described) != covered
+
+
+@pytest.mark.parametrize("covered", [True, False])
+def test_picture_says_who_is_cut_most_who_is_unknown_and_whether_it_may_be_shown(covered):
+    groups = section(covered)["epoch"]["groups"]
+    noisy = measure_clipping(["Few"], EDGES, np.full((1, 16), 9.0), 40.0)["groups"]
+    figure = plot_clipping("sex", [(3, groups), (4, {**groups, **noisy})], covered=covered)
+    title = figure.get_suptitle()
+    if covered:
+        error = 100 * groups["Female"]["standard_error"]
+        assert title.startswith(f"Clipped by sex: Female 50.0 ± {error:.1f} %, Male 0.0 ± ")
+    else:
+        assert title == "Clipped by sex: Female 50.0 %, Male 0.0 % (epoch 4)"
+    left, right = figure.axes
+    assert [text.get_text() for text in left.get_legend().get_texts()] == ["Male", "Female"]
+    assert [text.get_text() for text in right.get_yticklabels()] == ["Male", "Female"]
+    below = figure.get_supxlabel()
+    assert below.endswith("too few to say: Few")
+    assert ("Released with noise: ε covers it" in below) == covered
+    assert ("NOT covered by ε, do not publish" in below) != covered
+    alone = plot_clipping("sex", [(1, noisy)], covered=covered)
+    assert "too few of every group to say" in alone.get_suptitle()
 
 
 @pytest.mark.parametrize("covered", [True, False])

@@ -85,10 +85,10 @@ def test_export_holds_only_what_the_budget_paid_for(run):
 def test_tensorboard_shows_it_epoch_by_epoch(run):
     mode, root = run
     events = EventAccumulator(str(root / "logs")).Reload()
-    mark = "" if mode == "released" else " (train, not covered by ε)"
-    shares = events.Tensors(f"3 fairness/6 clipped share by ward: west{mark}")
+    mark = "released, covered by ε" if mode == "released" else "train, not covered by ε"
+    shares = events.Tensors(f"3 fairness/6 {mark.split(', ')[1]}: west clipped")
     assert [event.step for event in shares] == [1, 2]
-    assert f"3 fairness/8 clipping by ward{mark}" in events.Tags()["tensors"]
+    assert f"1 overview/5 who is clipped, by ward ({mark})" in events.Tags()["tensors"]
 
 
 @pytest.mark.slow

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from configs.schema import FairnessSettings, require
-from data import Dataset, Swaps
+from configs.schema import FairnessSettings, SwapSettings, require
+from data import Counterparts, Dataset, Swaps, Versions
 from training.fairness.balancing import Balance
 
 
@@ -19,18 +19,25 @@ class Preparation:
 
     Attributes:
         balance: Groups that batches are to hold alike; none to draw everybody alike.
-        swaps: Versions of training texts; none for the originals alone.
+        swaps: Versions of training examples; none for the originals alone.
         together: Whether all versions of an example are in a batch, rather than one at random.
+        rate: Of one at random, how likely a changed one is; none for all alike likely.
     """
 
     balance: Balance | None = None
-    swaps: Swaps | None = None
+    swaps: Versions | None = None
     together: bool = False
+    rate: float | None = None
 
     @property
     def rows_per_record(self) -> int:
         """Rows that one example takes in a batch."""
         return 1 if self.swaps is None or not self.together else self.swaps.count
+
+    @property
+    def counterparts(self) -> bool:
+        """Whether versions are images that the user made, and not made here of each example."""
+        return self.swaps is not None and self.swaps.modality == Counterparts.modality
 
     @property
     def shares(self) -> tuple[float, ...] | None:
@@ -43,11 +50,9 @@ class Preparation:
 
         Raises:
             SettingError: If the data have no such attribute, public counts lack a group or label,
-                or a word list cannot be read.
+                a word list cannot be read, or an image's counterpart cannot be its version.
         """
-        swaps = balance = None
-        if settings.swaps.word_lists:
-            swaps = Swaps.read("fairness.swaps.word_lists", settings.swaps.word_lists)
+        balance = None
         if settings.balanced_sampling is not None and settings.attribute is not None:
             info = dataset.info
             require(
@@ -63,4 +68,24 @@ class Preparation:
                 info.groups[settings.attribute],
                 info.label_names,
             )
-        return cls(balance, swaps, settings.swaps.mode == "together")
+        swaps = settings.swaps
+        return cls(balance, _versions_of(swaps, dataset), swaps.mode == "together", swaps.rate)
+
+
+def _versions_of(settings: SwapSettings, dataset: Dataset) -> Versions | None:
+    for name, wanted, fits in (
+        ("word_lists", settings.word_lists, Swaps.modality),
+        ("image_pairs", settings.image_pairs, Counterparts.modality),
+    ):
+        found = dataset.info.modality
+        require(
+            not wanted or found == fits,
+            f"fairness.swaps.{name}",
+            wanted,
+            f"nothing: it changes {fits}, and the data are {found}",
+        )
+    if settings.word_lists:
+        return Swaps.read("fairness.swaps.word_lists", settings.word_lists)
+    if settings.image_pairs:
+        return Counterparts.read("fairness.swaps.image_pairs", settings.image_pairs, dataset)
+    return None

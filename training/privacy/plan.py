@@ -57,6 +57,8 @@ class PrivacyPlan:
         unit: Whom the guarantee protects. With `user`, what `sampling` draws and counts are users.
         watch: Counts of who is clipped that are released beside each sum; none for none.
         group_releases: Noisy tables of groups that are released beside; None for none.
+        counterparts: Whether an example may come as an image that the user made of it, and that
+            counts as part of its record (`data.counterparts`).
     """
 
     sampling: Sampling
@@ -70,6 +72,7 @@ class PrivacyPlan:
     unit: Unit = "example"
     watch: ClipWatch | None = None
     group_releases: GroupReleases | None = None
+    counterparts: bool = False
 
     def __post_init__(self) -> None:
         require_sound(self)

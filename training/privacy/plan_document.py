@@ -41,6 +41,7 @@ def document_of(plan: PrivacyPlan) -> dict[str, Any]:
         "rows_per_record": plan.rows_per_record,
         **({} if plan.watch is None else {"watch": asdict(plan.watch)}),
         **({} if tables is None else {"group_releases": tables.to_dict()}),
+        **({"counterparts": True} if plan.counterparts else {}),
     }
 
 

@@ -82,6 +82,7 @@ def from_settings(
     watch: ClipWatch | None = None,
     versions: int = 1,
     group_releases: GroupReleases | None = None,
+    counterparts: bool = False,
 ) -> PrivacyPlan:
     """Builds the plan; calibrates the noise where the settings name an epsilon.
 
@@ -94,6 +95,7 @@ def from_settings(
         watch: Who is clipped; only what is to be released becomes part of the plan.
         versions: Rows that one example takes, versions of it that are bounded together.
         group_releases: Noisy tables of groups that are released beside the steps.
+        counterparts: As the plan's.
 
     Raises:
         SettingError: If a value is impossible or the guarantee cannot be met.
@@ -114,6 +116,7 @@ def from_settings(
         unit=settings.unit,
         watch=None if watch is None or watch.share is None else watch,
         group_releases=group_releases,
+        counterparts=counterparts,
     )
     if settings.epsilon is None or settings.noise_multiplier is not None:
         return made

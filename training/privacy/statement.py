@@ -91,6 +91,11 @@ def _beside(plan: PrivacyPlan) -> str:
     said = ""
     if plan.augmented:
         said += f"; each example bounded together with all of its {plan.rows_per_record} versions"
+    if plan.counterparts:
+        said += (
+            "; an image's counterparts are part of its example, each taken to be made from that "
+            "image alone"
+        )
     if plan.watch is not None:
         said += f"; {plan.watch.describe(plan.noise_multiplier, plan.unit)}"
     return said

@@ -26,7 +26,7 @@ from configs.schema import (
     TrainingSettings,
     UserError,
 )
-from data import Swaps, naming_lists
+from data import Swaps, naming_versions
 from tests.models.conftest import tiny_bert  # noqa: F401 (a fixture)
 from tests.training.privacy.naive import cross_entropy
 from training.batching import PADDING, Batching
@@ -245,7 +245,7 @@ def test_other_lists_under_the_same_seed_share_no_noise(recipe, tmp_path):
     for words in ("cat,dog", "cat,mat"):
         path.write_text(f"feline,other\n{words}\n")
         swaps = Swaps.read("fairness.swaps.word_lists", {"animals": str(path)})
-        dataset = naming_lists(data.load(recipe.data), swaps)
+        dataset = naming_versions(data.load(recipe.data), swaps)
         contexts.add(randomness_context(private, dataset, ""))
     assert len(contexts) == 2
 
