@@ -36,7 +36,8 @@ from training.privacy.plan import PrivacyPlan
 from training.privacy.sampling import PoissonSampler
 from training.randomness import Randomness
 from training.run_directory import RunDirectory
-from training.session import Session, _randomness_context, open_session
+from training.session import Session, open_session
+from training.stream_names import randomness_context
 
 EXAMPLES = 300
 PRIVATE = PrivacySettings(enabled=True, noise_multiplier=0.7, clipping_norm=1.0)
@@ -212,7 +213,7 @@ def test_a_changed_counterpart_is_other_data_and_shares_no_noise(tmp_path):
     other = open_session(recipe)
     with pytest.raises(UserError, match=r"data have changed since this run began .*image pairs"):
         refuse_other_data(run, other.dataset)
-    contexts = {_randomness_context(recipe, one.dataset, "") for one in (session, other)}
+    contexts = {randomness_context(recipe, one.dataset, "") for one in (session, other)}
     assert len(contexts) == 2
     assert session.randomness.root != other.randomness.root
 
