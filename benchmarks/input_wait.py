@@ -3,10 +3,10 @@
     python -m benchmarks.input_wait                # the census demo's sizes; half a minute
     python -m benchmarks.input_wait --steps 300 --batch 512 --json
 
-The shape of `configs/census_bert_private.yaml` once everybody has passed the frozen encoder: vectors
-in memory, Poisson batches, one dense layer trained with DP-SGD, a line in the ledger before every
-step. The outer loop and all it is given are those of `sterling train`, less the callbacks; only the
-vectors are random. The share is `efficiency.input_wait_share`.
+The shape of `configs/census_bert_private.yaml` once everybody has passed the frozen encoder:
+vectors in memory, Poisson batches, one dense layer trained with DP-SGD, a line in the ledger before
+every step. The outer loop and all it is given are those of `sterling train`, less the callbacks;
+only the vectors are random. The share is `efficiency.input_wait_share`.
 """
 
 from __future__ import annotations

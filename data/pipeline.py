@@ -88,7 +88,9 @@ def prepare(
     return PreparedSplit(split, preprocess, _preprocess_all(split, preprocess) if keep else None)
 
 
-def batches_in_order(prepared: PreparedSplit, batch_size: int) -> tf.data.Dataset:
+def batches_in_order(
+    prepared: PreparedSplit, batch_size: int, *, index: int = 0, count: int = 1
+) -> tf.data.Dataset:
     """Returns every example once, in order, as batches (`data.contracts.Batch`).
 
     The cardinality is known; the last batch is padded.
@@ -96,6 +98,7 @@ def batches_in_order(prepared: PreparedSplit, batch_size: int) -> tf.data.Datase
     Args:
         prepared: The examples.
         batch_size: Rows of every batch.
+        index, count: Only every `count`-th batch, from number `index` on; the others are not read.
     """
     rows = tf.range(batch_size, dtype=tf.int64)
 
@@ -103,7 +106,8 @@ def batches_in_order(prepared: PreparedSplit, batch_size: int) -> tf.data.Datase
         ids = start + rows
         return tf.where(ids < len(prepared), ids, PADDING)
 
-    return _batches(prepared, tf.data.Dataset.range(0, len(prepared), batch_size).map(ids_from))
+    starts = tf.data.Dataset.range(0, len(prepared), batch_size).shard(count, index)
+    return _batches(prepared, starts.map(ids_from))
 
 
 def batches_of(
@@ -138,8 +142,8 @@ def batches_of(
 def batch_at(prepared: PreparedSplit, ids: np.ndarray) -> Batch:
     """Returns the batch that `batches_of` gives for these indices, at once and without `tf.data`.
 
-    A pipeline's own work on a batch, crossing from Python to its threads and back, takes longer than
-    to index arrays does.
+    A pipeline's own work on a batch, from Python to its threads and back, takes longer than to
+    index arrays does.
 
     Args:
         prepared: The examples, prepared and in memory (`inputs` is there); at least one.

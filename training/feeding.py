@@ -56,8 +56,8 @@ class ReplicaFeed:
     @property
     def _waiting(self) -> int:
         """How many batches may wait for their step."""
-        parts = tf.nest.flatten(self.element_spec, expand_composites=True)
-        size = sum(part.shape.num_elements() * part.dtype.size for part in parts)
+        batch = batches_of(self.prepared, lambda: iter(()), self.batching.size).element_spec
+        size = sum(s.shape.num_elements() * s.dtype.size for s in tf.nest.flatten(batch))
         return int(np.clip(_WAITING_BYTES // max(size, 1), 1, _WAITING_BATCHES))
 
     @property

@@ -1,8 +1,8 @@
 """What comes next, made in a thread of its own while the consumer is at work.
 
-`tf.data` reads ahead, too, but to take a finished batch from it is a call into TensorFlow that wakes
-threads there: half a millisecond alone, several where cores are shared. Beside a step of a few
-milliseconds that is a wait. What waits here is a Python object, and to take it costs microseconds.
+`tf.data` reads ahead, too, but to take a finished batch from it is a call into TensorFlow that
+wakes threads there: half a millisecond alone, several where cores are shared. Beside a step of a
+few milliseconds that is a wait. What waits here is a Python object, taken in microseconds.
 """
 
 from __future__ import annotations
