@@ -18,8 +18,9 @@ T = TypeVar("T")
 def read_ahead(items: Iterator[T], waiting: int) -> Iterator[T]:
     """Yields `items` in their order, up to `waiting` of them made before they are asked for.
 
-    Begins when the first is asked for. However the consumer leaves, no more are made than the one
-    under way.
+    Begins when the first is asked for, and makes more whenever half of them are taken: to wake the
+    thread costs the consumer its place on a busy core, so that it is done now and then. However the
+    consumer leaves, no more are made than the one under way.
 
     Args:
         items: Made one after another, in one thread; none is None.
@@ -32,7 +33,8 @@ def read_ahead(items: Iterator[T], waiting: int) -> Iterator[T]:
     try:
         made = deque(maker.submit(next, items, None) for _ in range(waiting))
         while (item := made.popleft().result()) is not None:
-            made.append(maker.submit(next, items, None))
+            if len(made) <= waiting // 2:
+                made.extend(maker.submit(next, items, None) for _ in range(waiting - len(made)))
             yield item
     finally:
         maker.shutdown(wait=False, cancel_futures=True)

@@ -52,6 +52,16 @@ def test_next_are_made_before_they_are_asked_for_and_no_more():
     assert threading.get_ident() not in recorded.threads
 
 
+@pytest.mark.parametrize("waiting", [1, 2, 5, 8])
+def test_something_always_waits_until_the_end(waiting):
+    recorded = Recorded(20)
+    items = read_ahead(iter(recorded), waiting)
+    for number in range(19):
+        assert next(items) == number
+        assert recorded.made[number + 1].wait(_SECONDS)
+    assert list(items) == [19]
+
+
 def test_an_error_is_raised_in_its_turn():
     def broken() -> Iterator[int]:
         yield 1
@@ -66,15 +76,15 @@ def test_an_error_is_raised_in_its_turn():
 def test_who_leaves_early_ends_the_reading():
     recorded = Recorded(100)
     items = read_ahead(iter(recorded), 3)
-    next(items)
-    assert recorded.made[3].wait(_SECONDS)
+    assert [next(items), next(items)] == [0, 1]
+    assert recorded.made[4].wait(_SECONDS)
     items.close()
     (reader,) = recorded.threads
     threads = [t for t in threading.enumerate() if t.ident == reader]
     for thread in threads:
         thread.join(_SECONDS)
         assert not thread.is_alive()
-    assert not recorded.made[4].is_set()
+    assert not recorded.made[5].is_set()
 
 
 def vectors(examples: int = 50) -> PreparedSplit:
