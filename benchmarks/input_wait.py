@@ -94,7 +94,7 @@ def _loop(people: int, width: int, batch: int, steps: int, directory: Path) -> A
         step=step,
         length=run_length(settings, people),
         batching=batching,
-        feed=feed.ahead,
+        feed=feed,
         randomness=randomness,
         checkpoints=Checkpoints(directory / "checkpoints", model, optimizer, 1, step.state),
         ledger=Ledger(directory / "ledger.jsonl", plan),
@@ -102,10 +102,11 @@ def _loop(people: int, width: int, batch: int, steps: int, directory: Path) -> A
     )
 
 
-def measure(people: int, width: int, batch: int, steps: int) -> dict[str, float]:
+def measure(people: int, width: int, batch: int, steps: int, pipeline: bool) -> dict[str, float]:
     """Milliseconds of a step, checkpoints included, and its share of waiting for a batch."""
     with tempfile.TemporaryDirectory() as directory:
         loop = _loop(people, width, batch, steps, Path(directory))
+        loop.feed = loop.feed if pipeline else loop.feed.ahead
         start = time.perf_counter()
         loop.run()
         milliseconds = 1e3 * (time.perf_counter() - start) / steps
@@ -120,10 +121,17 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2048, help="expected examples of a step")
     parser.add_argument("--steps", type=int, default=600, help="steps of a run")
     parser.add_argument("--repeats", type=int, default=3, help="runs")
+    parser.add_argument("--pipeline", action="store_true", help="take batches from tf.data itself")
     parser.add_argument("--json", action="store_true", help="print one JSON line a run")
     arguments = parser.parse_args()
     for _ in range(arguments.repeats):
-        found = measure(arguments.people, arguments.width, arguments.batch, arguments.steps)
+        found = measure(
+            arguments.people,
+            arguments.width,
+            arguments.batch,
+            arguments.steps,
+            arguments.pipeline,
+        )
         if arguments.json:
             print(json.dumps(found))
         else:
