@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import tensorflow as tf
 
-from data.contracts import PADDING, Split
+from data.contracts import PADDING, Batch, Split
 
 Preprocess = Callable[[tf.Tensor], Mapping[str, tf.Tensor]]
 """Raw examples, as `data.contracts.Examples.raw`, to named model inputs, inside the graph."""
@@ -88,7 +88,9 @@ def prepare(
     return PreparedSplit(split, preprocess, _preprocess_all(split, preprocess) if keep else None)
 
 
-def batches_in_order(prepared: PreparedSplit, batch_size: int) -> tf.data.Dataset:
+def batches_in_order(
+    prepared: PreparedSplit, batch_size: int, *, index: int = 0, count: int = 1
+) -> tf.data.Dataset:
     """Returns every example once, in order, as batches (`data.contracts.Batch`).
 
     The cardinality is known; the last batch is padded.
@@ -96,6 +98,7 @@ def batches_in_order(prepared: PreparedSplit, batch_size: int) -> tf.data.Datase
     Args:
         prepared: The examples.
         batch_size: Rows of every batch.
+        index, count: Only every `count`-th batch, from number `index` on; the others are not read.
     """
     rows = tf.range(batch_size, dtype=tf.int64)
 
@@ -103,7 +106,8 @@ def batches_in_order(prepared: PreparedSplit, batch_size: int) -> tf.data.Datase
         ids = start + rows
         return tf.where(ids < len(prepared), ids, PADDING)
 
-    return _batches(prepared, tf.data.Dataset.range(0, len(prepared), batch_size).map(ids_from))
+    starts = tf.data.Dataset.range(0, len(prepared), batch_size).shard(count, index)
+    return _batches(prepared, starts.map(ids_from))
 
 
 def batches_of(
@@ -135,6 +139,26 @@ def batches_of(
     )
 
 
+def batch_at(prepared: PreparedSplit, ids: np.ndarray) -> Batch:
+    """Returns the batch that `batches_of` gives for these indices, at once and without `tf.data`.
+
+    A pipeline's own work on a batch, from Python to its threads and back, takes longer than to
+    index arrays does.
+
+    Args:
+        prepared: The examples, prepared and in memory (`inputs` is there); at least one.
+        ids: As an index batch of `batches_of`.
+
+    Raises:
+        ValueError: An index names an example that does not exist.
+    """
+    arrays = _in_memory(prepared)
+    rows = _rows_at(tf.nest.flatten(arrays), ids, len(prepared))
+    rows = [tf.convert_to_tensor(row) for row in rows]
+    ids = tf.convert_to_tensor(ids)
+    return _batch(ids, tf.nest.pack_sequence_as(arrays, rows))
+
+
 def _batches(prepared: PreparedSplit, index_batches: tf.data.Dataset) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
@@ -144,7 +168,7 @@ def _batches(prepared: PreparedSplit, index_batches: tf.data.Dataset) -> tf.data
 
 
 def _from_memory(prepared: PreparedSplit, index_batches: tf.data.Dataset) -> tf.data.Dataset:
-    arrays = {"inputs": dict(prepared.inputs or {}), **_annotations(prepared)}
+    arrays = _in_memory(prepared)
 
     def gather(ids: tf.Tensor) -> dict[str, Any]:
         return _batch(ids, _take_in_graph(arrays, ids, len(prepared)))
@@ -169,6 +193,10 @@ def _from_disk(prepared: PreparedSplit, index_batches: tf.data.Dataset) -> tf.da
     return index_batches.map(gather, num_parallel_calls=tf.data.AUTOTUNE)
 
 
+def _in_memory(prepared: PreparedSplit) -> dict[str, Any]:
+    return {"inputs": dict(prepared.inputs or {}), **_annotations(prepared)}
+
+
 def _annotations(prepared: PreparedSplit) -> dict[str, Any]:
     return {"labels": prepared.labels, "groups": dict(prepared.groups)}
 
@@ -183,18 +211,22 @@ def _take_in_graph(arrays: dict[str, Any], ids: tf.Tensor, examples: int) -> dic
 
     @_plain_python
     def take(ids: np.ndarray) -> list[np.ndarray]:
-        if ids.size and (ids.min() < PADDING or ids.max() >= examples):
-            # Of all Python errors tf.numpy_function passes on ValueError most faithfully.
-            raise ValueError(
-                f"Indices must be in [-1, {examples}). Received: {ids.min()} .. {ids.max()}"
-            )
-        rows = np.maximum(ids, 0)
-        return [array[rows] for array in flat]
+        return _rows_at(flat, ids, examples)
 
     taken = tf.numpy_function(take, [ids], [tf.as_dtype(array.dtype) for array in flat])
     for tensor, array in zip(taken, flat, strict=True):
         tensor.set_shape([ids.shape[0], *array.shape[1:]])
     return tf.nest.pack_sequence_as(arrays, taken)
+
+
+def _rows_at(arrays: list[Rows], ids: np.ndarray, examples: int) -> list[np.ndarray]:
+    if ids.size and (ids.min() < PADDING or ids.max() >= examples):
+        # Of all Python errors tf.numpy_function passes on ValueError most faithfully.
+        raise ValueError(
+            f"Indices must be in [-1, {examples}). Received: {ids.min()} .. {ids.max()}"
+        )
+    rows = np.maximum(ids, 0)
+    return [array[rows] for array in arrays]
 
 
 def _reader(split: Split) -> Callable[[tf.Tensor], tf.Tensor]:

@@ -5,8 +5,9 @@ Rows that belong to one record (a user's) stand side by side and are never parte
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +15,9 @@ import numpy as np
 from data.contracts import PADDING
 from training.permutation import Permutation
 from training.randomness import Randomness
+
+# Drawn steps that are kept: more than are read ahead one by one.
+_REMEMBERED_STEPS = 16
 
 
 class Sampler(Protocol):
@@ -94,14 +98,21 @@ class Batching:
 
     def count(self, step: int) -> int:
         """Physical batches of `step`."""
-        return len(physical_batches(self.sampler.draw(step), self.size))
+        return len(self._physical(step))
 
     def shares(self, first: int, last: int, mine: range) -> Iterator[np.ndarray]:
         """Index batches int64 (replica_size,) of steps `first` to `last`, for replicas `mine`."""
         for step in range(first, last):
-            for batch in physical_batches(self.sampler.draw(step), self.size):
+            for batch in self._physical(step):
                 for replica in mine:
                     yield self.share(batch, replica)
+
+    @cached_property
+    def _physical(self) -> Callable[[int], list[np.ndarray]]:
+        """The physical batches of a step; not drawn again when the loop counts those read ahead."""
+        return lru_cache(_REMEMBERED_STEPS)(
+            lambda step: physical_batches(self.sampler.draw(step), self.size)
+        )
 
     def share(self, batch: np.ndarray, replica: int) -> np.ndarray:
         """A replica's rows of a physical batch, int64 (replica_size,).

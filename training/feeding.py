@@ -1,4 +1,4 @@
-"""Physical batches on their way to the replicas."""
+"""Physical batches on their way to the replicas, assembled ahead of the steps that take them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from data.pipeline import PreparedSplit, batches_of
+from data.pipeline import PreparedSplit, batch_at, batches_of
 from data.service import served_batches
 from training.batching import Batching
+from training.reading_ahead import read_ahead
+
+# Most that batches waiting for their step may take, beside what tf.data reads ahead ...
+_WAITING_BYTES = 1 << 27
+# ... and most of them: enough that a thread which now and then gets no core is not missed.
+_WAITING_BATCHES = 8
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,24 @@ class ReplicaFeed:
     def __call__(self, first: int, last: int) -> Iterator[Any]:
         """The physical batches of steps `first` to `last`, one Batch a replica."""
         return iter(self._dataset(first, last))
+
+    def ahead(self, first: int, last: int) -> Iterator[Any]:
+        """The same batches, for a loop in Python: the next are there before a step asks for them.
+
+        What is drawn ahead changes nothing: a step's draw depends on its number alone.
+        """
+        in_memory = self.prepared.inputs is not None and self.service is None
+        if in_memory and self.batching.replicas == 1:
+            shares = self.batching.shares(first, last, range(1))
+            return read_ahead((batch_at(self.prepared, ids) for ids in shares), self._waiting)
+        return read_ahead(self(first, last), self._waiting)
+
+    @property
+    def _waiting(self) -> int:
+        """How many batches may wait for their step."""
+        batch = batches_of(self.prepared, lambda: iter(()), self.batching.size).element_spec
+        size = sum(s.shape.num_elements() * s.dtype.size for s in tf.nest.flatten(batch))
+        return int(np.clip(_WAITING_BYTES // max(size, 1), 1, _WAITING_BATCHES))
 
     @property
     def element_spec(self) -> Any:

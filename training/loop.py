@@ -324,7 +324,7 @@ class Loop:
         with self.clock.waiting():
             try:
                 return next(batches)
-            except tf.errors.OpError:
+            except (tf.errors.OpError, RuntimeError):  # of TensorFlow's, or of what reads ahead
                 if self._interruption.given_up:
                     return None
                 raise

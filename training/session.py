@@ -144,7 +144,8 @@ class Session:
             step=step,
             length=self.length,
             batching=batching,
-            feed=feed,
+            # Several steps in one call take their batches within TensorFlow.
+            feed=feed.ahead if settings.steps_per_execution == 1 else feed,
             randomness=self.randomness,
             checkpoints=Checkpoints(
                 run.checkpoints, model, optimizer, settings.keep_checkpoints, step.state

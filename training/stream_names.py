@@ -56,7 +56,11 @@ def randomness_context(recipe: Recipe, dataset: Dataset, weights: str) -> str:
     rest = (asdict(getattr(recipe, section)) for section in sections)
     # Constraints and thresholds price the answer that is called positive.
     positive = recipe.evaluation.positive_label
-    decisive = [training, examples, *rest, *([] if positive is None else [positive])]
+    # What is measured in batches of another size is rounded otherwise: tables of losses by group,
+    # and validation, by which training may stop or its learning rate fall at another step. From
+    # there on the weights differ, and under the same noise so would the releases.
+    measured = recipe.evaluation.batch_size
+    decisive = [training, examples, *rest, measured, *([] if positive is None else [positive])]
     decisive += [weights] if weights else []
     return json.dumps([*decisive, files, len(dataset.train)], sort_keys=True)
 

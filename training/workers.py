@@ -48,6 +48,11 @@ class Workers:
         """Whether this process writes the run directory."""
         return self.count == 1 or bool(self.strategy.extended._is_chief)
 
+    @property
+    def index(self) -> int:
+        """Which of the processes this is, in [0, count)."""
+        return 0 if self.count == 1 else int(self.strategy.extended._id_in_cluster)
+
     def from_chief(self, value: Any) -> Any:
         """What the chief passes, on every worker; all must call it at the same point.
 
@@ -67,6 +72,19 @@ class Workers:
         """Whether any worker passes True; all must call it at the same point."""
         return mine if self.count == 1 else bool(self._total(np.array([mine], np.int64))[0])
 
+    def total(self, mine: np.ndarray) -> np.ndarray:
+        """The sum over workers of their arrays, the same on all; all must call it at one point.
+
+        Args:
+            mine: float64, of one shape on all workers.
+        """
+        if self.count == 1:
+            return mine
+        flat = mine.ravel()
+        starts = range(0, len(flat), _CHUNK)
+        parts = [self._total(flat[at : at + _CHUNK], self._all_reduced_numbers) for at in starts]
+        return np.concatenate(parts).reshape(mine.shape)
+
     def require_same(self, value: Any, what: str) -> None:
         """Refuses to go on where workers differ from the chief in `value`; all must call it.
 
@@ -81,6 +99,13 @@ class Workers:
 
     @cached_property
     def _all_reduced(self) -> Callable[[tf.Tensor], Any]:
+        return self._reducing(tf.int64)
+
+    @cached_property
+    def _all_reduced_numbers(self) -> Callable[[tf.Tensor], Any]:
+        return self._reducing(tf.float64)
+
+    def _reducing(self, dtype: tf.DType) -> Callable[[tf.Tensor], Any]:
         local = self.strategy.num_replicas_in_sync // self.count
 
         def of_replica(value: tf.Tensor) -> tf.Tensor:
@@ -94,14 +119,16 @@ class Workers:
         return tf.function(
             lambda value: self.strategy.run(of_replica, (value,)),
             autograph=False,
-            input_signature=[tf.TensorSpec([_CHUNK], tf.int64)],
+            input_signature=[tf.TensorSpec([_CHUNK], dtype)],
         )
 
-    def _total(self, mine: np.ndarray) -> np.ndarray:
-        """The sum over workers of an int64 vector of at most `_CHUNK` numbers."""
-        padded = np.zeros(_CHUNK, np.int64)
+    def _total(
+        self, mine: np.ndarray, reduced: Callable[[tf.Tensor], Any] | None = None
+    ) -> np.ndarray:
+        """The sum over workers of a vector of at most `_CHUNK` numbers, int64 unless `reduced`."""
+        padded = np.zeros(_CHUNK, mine.dtype)
         padded[: len(mine)] = mine
-        total = self._all_reduced(tf.constant(padded))
+        total = (reduced or self._all_reduced)(tf.constant(padded))
         first: np.ndarray = self.strategy.experimental_local_results(total)[0].numpy()
         return first[: len(mine)]
 

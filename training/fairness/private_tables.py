@@ -6,6 +6,9 @@ Guarantees (what epsilon depends on):
     holds those of a step already, they are used again as they are, which is post-processing and
     costs nothing, whatever the weights have become. Once the planned number is spent no more are
     released; the multipliers then stay.
+    Several workers count a part of the batches each. Every example is in one part, so that the sum
+    has the sensitivity of one table. The chief adds the noise to that sum, once, and records it;
+    from the chief the others have the very numbers that the ledger has.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ class PrivateTables:
         batch_size: Examples looked at at once.
         ledger: Where they are recorded.
         randomness: Of the noise.
-        workers: The processes of the run; the chief counts and records.
+        workers: The processes of the run: all count, the chief draws the noise and records.
     """
 
     releases: GroupReleases
@@ -72,23 +75,34 @@ class PrivateTables:
                     "multipliers of the last one."
                 )
                 return
-            mine = self._noisy(step).tolist() if self.workers.is_chief else None
-            if self.workers.is_chief:
-                self.ledger.record_table(step, mine or [])
-            kept = self.workers.from_chief(mine)
-            if not self.workers.is_chief:
-                self.ledger.record_table(step, kept)
+            kept = self._released(self.exact(), step)
         self.player.learn_once(np.asarray(kept), step)
 
-    def _noisy(self, step: int) -> np.ndarray:
-        neighbours = str(self.ledger.plan.neighbours)
-        return self.releases.release(self.exact(), neighbours, self.randomness, step)
+    def _released(self, table: np.ndarray, step: int) -> list[Any]:
+        """The noisy table, which the ledger holds before any worker has it."""
+        noisy: list[Any] = []
+        if self.workers.is_chief:
+            neighbours = str(self.ledger.plan.neighbours)
+            noisy = self.releases.release(table, neighbours, self.randomness, step).tolist()
+            self.ledger.record_table(step, noisy)
+        kept: list[Any] = self.workers.from_chief(noisy)
+        if not self.workers.is_chief:
+            self.ledger.record_table(step, kept)
+        return kept
 
     def exact(self) -> np.ndarray:
-        """The table as it is, float64 (groups, labels, K). Not private."""
+        """The table as it is, float64 (groups, labels, K). Not private.
 
+        Of several workers each counts every so many-th batch; all must call it at one point.
+        """
+        return self.workers.total(self._of_mine())
+
+    def _of_mine(self) -> np.ndarray:
         total = np.zeros(self.player.table_shape)
-        for batch in batches_in_order(self.examples, self.batch_size):
+        workers = self.workers
+        for batch in batches_in_order(
+            self.examples, self.batch_size, index=workers.index, count=workers.count
+        ):
             if int(batch["ids"][0]) >= self.num_examples:
                 break
             total += self._of_batch(

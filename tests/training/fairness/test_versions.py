@@ -250,6 +250,19 @@ def test_other_lists_under_the_same_seed_share_no_noise(recipe, tmp_path):
     assert len(contexts) == 2
 
 
+def test_evaluation_in_batches_of_another_size_shares_no_noise(recipe):
+    private = replace(recipe, privacy=PrivacySettings(enabled=True, noise_multiplier=0.7))
+    dataset = data.load(recipe.data)
+
+    def context(**evaluation):
+        settings = replace(private.evaluation, **evaluation)
+        return randomness_context(replace(private, evaluation=settings), dataset, "")
+
+    # Rounded otherwise, what is measured may stop training at another step.
+    assert context(batch_size=32) != context(batch_size=64)
+    assert context(bootstrap_resamples=10) == context(bootstrap_resamples=20)
+
+
 def test_impossible_lists_name_themselves():
     with pytest.raises(SettingError, match=r"fairness\.swaps\.word_lists\.a: expected the path"):
         SwapSettings({"a": [["one"], ["two"]]})

@@ -148,6 +148,10 @@ REFUSED = {
     ),
     "repeated": (lambda: pipeline().take(30).repeat(2), "more than once.*RepeatDataset"),
     "repeated without end": (lambda: pipeline().repeat(), "more than once"),
+    "shuffled and repeated in one": (
+        lambda: pipeline().take(30).apply(tf.data.experimental.shuffle_and_repeat(9, count=2)),
+        "more than once.*ShuffleAndRepeatDataset",
+    ),
     "joined to itself": (
         lambda: pipeline().take(30).apply(lambda d: d.concatenate(d)),
         "more than once.*Concatenate",

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from configs.schema import UserError
 from training.privacy.clipping import PerExampleLoss
+from training.privacy.keras_api.naming import named, named_class
 
 
 class Weighted(NamedTuple):
@@ -71,11 +72,11 @@ def per_example_loss(loss: Any) -> PerExampleLoss:
 
 
 def named_loss(loss: Any) -> Any:
-    """What tells `loss` from another, as far as its name and settings do; for `json.dumps`."""
+    """What tells `loss` from another, as far as settings and code do; for `json.dumps`."""
     identified = keras.losses.get(loss)
     if isinstance(identified, keras.losses.Loss):
-        return [type(identified).__name__, identified.get_config()]
-    return getattr(identified, "__qualname__", type(identified).__name__)
+        return [named_class(type(identified)), identified.get_config()]
+    return named(identified)
 
 
 def _parts(loss: Any) -> tuple[Callable[[Any, Any], Any], bool]:

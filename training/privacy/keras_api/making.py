@@ -45,7 +45,11 @@ def make_private(
         physical_batch_size: Examples of a forward and backward pass over all replicas: memory,
             not privacy. None takes the expected batch size and a little more.
         ledger: File to which every release is written before it is used.
-        seed: Makes batches and noise repeatable. Whoever knows it can subtract the noise.
+        seed: Makes batches and noise repeatable. Whoever knows it can subtract the noise. A seed
+            must not be given to another fit on the same or overlapping data, or the two may share
+            noise, which their difference then lacks. Fits that visibly differ at their start
+            (plan, examples as a transform leaves them, weights, layers, loss, optimizer,
+            callbacks) share none; what other code does that these call is not seen.
         on_exhausted: What `fit` does when asked for more steps than planned: `raise` before the
             first, or `stop` after the last.
 

@@ -31,6 +31,7 @@ from training.privacy.keras_api.datasets import (
 )
 from training.privacy.keras_api.layers import layers_of
 from training.privacy.keras_api.losses import labels_of, named_loss, per_example_loss
+from training.privacy.keras_api.naming import named_callbacks
 from training.privacy.keras_api.requests import (
     refuse_callbacks,
     refuse_compile_arguments,
@@ -82,6 +83,7 @@ class PrivateModel(WrappingModel):
         self._carried: tuple[np.ndarray, ...] = ()
         self._loss: Any = None
         self._loss_named: Any = None
+        self._callbacks_named = ""
         self._digest: str | None = None
 
     @property
@@ -212,6 +214,8 @@ class PrivateModel(WrappingModel):
                 steps=per_epoch,
             )
         refuse_callbacks(listed.callbacks)
+        # As text, which Keras does not track.
+        self._callbacks_named = json.dumps(named_callbacks(listed.callbacks))
         step = self._prepared_step(source)
         validate = Validation(
             self,
@@ -310,7 +314,8 @@ class PrivateModel(WrappingModel):
         digest = source.digest()
         if self._digest not in (None, digest):
             raise UserError(
-                f"fit(x, y): expected the arrays of the first fit, in their order: with "
+                f"fit(x, y): expected the arrays of the first fit, in their order (of a sequence: "
+                "item i the same at every reading): with "
                 f"{self.plan.sampling.method} sampling and {self.plan.mechanism.method} noise the "
                 "steps of a run depend on each other, and epsilon counts on each example's place."
             )
@@ -375,9 +380,10 @@ class PrivateModel(WrappingModel):
             type(self.optimizer).__name__,
             {k: v for k, v in self.optimizer.get_config().items() if k != "name"},
             weights.hexdigest(),
-            source.digest(),
+            source.content(),
             self._physical_batch_size,
             self._loss_named,
+            self._callbacks_named,
             [v.trainable for v in self.inner.weights],
             layers_of(self.inner),
         ]

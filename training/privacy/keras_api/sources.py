@@ -23,6 +23,8 @@ from training.privacy.keras_api.losses import Weighted
 from training.privacy.users import UserRows
 
 _DIGESTED_ROWS = 4096
+# Of examples that are read one by one, and may be large.
+_READ_ROWS = 64
 
 # One example as it lies in the source -> (inputs, labels) or (inputs, labels, weight).
 Transform = Callable[[Any], tuple[Any, ...]]
@@ -35,15 +37,21 @@ class Source:
     Attributes:
         num_examples: How many there are.
         read: Positions int64 (k,) -> {"inputs": ..., "labels": ...}, a nest of arrays (k, ...).
-        digest: Tells arrays and stores apart, by all of their bytes (not what a transform makes of
-            them); "" for other sources.
+        digest: Tells sources apart by all of their examples: arrays and stores by their bytes, not
+            by what a transform makes of them; other sequences by what reading them gives.
+        transformed: Whether a transform makes what `read` gives.
         users: Whose each example is; None where nobody said.
     """
 
     num_examples: int
     read: Callable[[np.ndarray], dict[str, Any]]
     digest: Callable[[], str] = str
+    transformed: bool = False
     users: UserRows | None = None
+
+    def content(self) -> str:
+        """Tells sources apart by what training sees of every example, transforms included."""
+        return digest_of_reading(self) if self.transformed else self.digest()
 
     def of_users(self, users: Any) -> Source:
         """The same examples, each known to be some user's.
@@ -174,10 +182,13 @@ def _of_sequence(sequence: Any, transform: Transform) -> Source:
         records = [_record(*_checked(transform(item))) for item in items]
         return tf.nest.map_structure(lambda *leaves: _plain(np.stack(leaves)), *records)
 
+    transformed = transform is not _as_it_is
     if isinstance(sequence, (_Rows, _Columns)):
-        return Source(len(sequence), read, lambda: _digest(sequence.arrays))
-    digest = sequence.digest if isinstance(sequence, ExampleStore) else ""
-    return Source(len(sequence), read, lambda: digest)
+        return Source(len(sequence), read, lambda: _digest(sequence.arrays), transformed)
+    if isinstance(sequence, ExampleStore):
+        return Source(len(sequence), read, lambda: sequence.digest, transformed)
+    source = Source(len(sequence), read)
+    return replace(source, digest=lambda: digest_of_reading(source))
 
 
 def _as_it_is(item: Any) -> Any:
@@ -261,10 +272,23 @@ def _weights(
     return weights.astype(np.float32)
 
 
+def digest_of_reading(source: Source) -> str:
+    """Tells sources apart by reading every example, in order, some at a time."""
+    digest = hashlib.blake2b(digest_size=16)
+    for start in range(0, source.num_examples, _READ_ROWS):
+        rows = np.arange(start, min(start + _READ_ROWS, source.num_examples))
+        for leaf in tf.nest.flatten(source.read(rows)):
+            digest.update(_bytes_of(leaf))
+    return digest.hexdigest()
+
+
 def _digest(arrays: Any) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for leaf in keras.tree.flatten(arrays):
         for start in range(0, 0 if leaf is None else len(leaf), _DIGESTED_ROWS):
-            rows = leaf[start : start + _DIGESTED_ROWS]
-            digest.update(repr(rows.tolist()).encode() if rows.dtype == object else rows.tobytes())
+            digest.update(_bytes_of(leaf[start : start + _DIGESTED_ROWS]))
     return digest.hexdigest()
+
+
+def _bytes_of(rows: np.ndarray) -> bytes:
+    return repr(rows.tolist()).encode() if rows.dtype == object else rows.tobytes()

@@ -43,6 +43,7 @@ _BATCHES = (
     "RebatchDataset",
 )
 _JOINS = ("WindowDataset", "GroupByWindowDataset", "GroupByReducerDataset", "ScanDataset")
+_REPEATS = ("RepeatDataset", "ShuffleAndRepeatDataset")
 _MERGES = ("ConcatenateDataset", "DirectedInterleaveDataset")
 
 
@@ -240,7 +241,7 @@ def _refuse_batched_otherwise(dataset: tf.data.Dataset, mark: str) -> None:
 def _refuse_repeated(dataset: tf.data.Dataset) -> None:
     for earlier in _all_before(dataset):
         kind = _kind(earlier)
-        repeats = kind == "RepeatDataset" and tf.get_static_value(earlier._count) != 1
+        repeats = kind in _REPEATS and tf.get_static_value(earlier._count) != 1
         if repeats or (kind in _MERGES and _shares_a_source(earlier)):
             raise UserError(
                 f"fit(x): this tf.data.Dataset gives an example more than once ({kind}), and each "
