@@ -112,7 +112,7 @@ def _show(arguments: argparse.Namespace) -> None:
             step = workload.stepper(mode, built)
             step()
             step()
-            print_profile(step, f"{workload.model}: a {mode} step")
+            print_profile(step, f"{workload.model}: a {mode} step", built.model)
 
 
 def main() -> None:

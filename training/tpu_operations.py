@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -24,6 +24,7 @@ import tensorflow as tf
 from tensorflow.python.framework import kernels
 
 from configs.schema import UserError
+from training.node_layers import NodeLayers
 
 _DEVICE = "XLA_CPU_JIT"
 _OF_TPUS_ALONE = {
@@ -162,7 +163,7 @@ def obstacles_of(graphs: Iterable[tf.Graph], model: keras.Model) -> list[Obstacl
             calls.
         model: Whose layers are named.
     """
-    layers = _Layers(model)
+    layers = NodeLayers(model)
     found: dict[tuple[str, str], Obstacle] = {}
     for node, caller in chain.from_iterable(_computation(g.as_graph_def()) for g in graphs):
         reason = _reason_against(node)
@@ -267,34 +268,3 @@ def _types_at(node: Any, name: str) -> list[int]:
 def _types_of(node: Any) -> list[str]:
     numbers = {number for name in node.attr for number in _types_at(node, name)}
     return sorted(tf.as_dtype(number).name for number in numbers)
-
-
-@dataclass(frozen=True)
-class _Layers:
-    """Finds a model's layers in the names of nodes, which Keras begins with those of layers."""
-
-    model: keras.Model
-
-    @cached_property
-    def _names(self) -> set[str]:
-        return {layer.name for layer in self.model._flatten_layers(include_self=False)}
-
-    def path_in(self, node: str) -> str:
-        """Names of the layers that a node lies in, from outer to inner; "" if there are none."""
-        scopes = node.split("/")
-        # Names that a graph has already are numbered: a model's, and then those within it.
-        numbered = self.model.name not in scopes and any(
-            _unnumbered(scope) == self.model.name for scope in scopes
-        )
-        found = (self._layer_at(scope, numbered) for scope in scopes)
-        return "/".join(name for name in found if name)
-
-    def _layer_at(self, scope: str, numbered: bool) -> str:
-        candidates = [scope, _unnumbered(scope)]
-        if numbered:
-            candidates.reverse()
-        return next((name for name in candidates if name in self._names), "")
-
-
-def _unnumbered(name: str) -> str:
-    return re.sub(r"_\d+$", "", name)

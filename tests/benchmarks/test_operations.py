@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.operations import family_of, measure
+from benchmarks.operations import by_layer, family_of, measure
 
 
 @pytest.mark.parametrize(
@@ -11,21 +11,38 @@ from benchmarks.operations import family_of, measure
         ("stateless_random_uniform_92", "StatelessRandomUniformFullIntV2", "noise"),
         ("gradient_tape/resnet50_1/conv1/Conv2DBackpropInput", "Conv2DBackpropInput", "backward"),
         ("sgd/Mul_417", "Mul", "optimizer"),
-        ("cond_42/else/_421/cond_42/MatMul_4", "MatMul", "clipped sums"),
+        ("cond_42/else/_421/cond_42/sums/conv1_conv/kernel/MatMul_4", "MatMul", "clipped sums"),
         ("resnet50_1/conv1_conv_1/BiasAdd", "_FusedConv2D", "forward"),
-        ("MatMul_33", "BatchMatMulV2", "norms"),
+        ("norms/conv1_conv/kernel/MatMul_33", "BatchMatMulV2", "norms"),
+        ("Minimum_2", "Minimum", "the rest"),
     ],
 )
 def test_family_is_read_from_the_name(name, kind, family):
     assert family_of(name, kind).startswith(family)
 
 
-def test_a_profile_sees_the_operations_of_a_step():
+def test_a_profile_tells_what_each_layer_costs():
+    import keras
     import tensorflow as tf
 
-    run = tf.function(lambda x: tf.reduce_sum(tf.matmul(x, x)))
-    x = tf.ones([64, 64])
-    run(x)
-    families, kinds = measure(lambda: run(x))
-    assert sum(families.values()) > 0
-    assert any(kind.endswith("MatMul") for kind in kinds)
+    from training.losses import cross_entropy
+    from training.privacy import clipped_gradient_sum
+
+    x = keras.Input((16, 8))
+    wide = keras.layers.Dense(64, name="wide")(x)
+    model = keras.Model(x, keras.layers.Dense(2, name="last")(keras.layers.Flatten()(wide)))
+    batch = {
+        "inputs": tf.random.normal([4, 16, 8]),
+        "labels": tf.constant([0, 1, 0, 1]),
+        "mask": tf.ones([4], tf.bool),
+    }
+    loss = cross_entropy(["0", "1"])
+    run = tf.function(lambda: clipped_gradient_sum(model, loss, batch, 1.0).gradients)
+    run()
+    operations = measure(run, steps=1)
+    assert any(kind.endswith("MatMul") for _, kind in operations)
+    layers = by_layer(operations, model)
+    for name in ("wide", "last"):
+        assert {"forward", "norms", "clipped sums"} <= {
+            k for k, ms in layers[name].items() if ms > 0
+        }

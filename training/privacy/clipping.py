@@ -40,7 +40,7 @@ from training.privacy.clip_methods import ClipMethod, FlatClipping, Grouping
 from training.privacy.clip_methods.base import hard_factors
 from training.privacy.gradients import PerExampleGradient, merge
 from training.privacy.half_precision import Scaled, loss_scale
-from training.privacy.norms import norms_of, within_memory
+from training.privacy.norms import named, norms_of, within_memory
 from training.privacy.records import by_record
 from training.privacy.taps import Sites, Tap, find_sites, tapped_forward
 
@@ -185,7 +185,8 @@ def _gradients_at(tap: Tap, gradients: list[tf.Tensor | None]) -> list:
         tf.zeros_like(output) if gradient is None else tf.convert_to_tensor(gradient)
         for output, gradient in zip(tap.outputs, gradients, strict=True)
     ]
-    return tap.rule.gradients(tap.layer, tap.args, tap.kwargs, dense)
+    with named("norms", tap.layer.path):
+        return tap.rule.gradients(tap.layer, tap.args, tap.kwargs, dense)
 
 
 def clipped_gradient_sum(
@@ -237,11 +238,13 @@ def clipped_gradient_sum(
     reached = [id(v) in found for v in variables]
 
     def sums(gradients: dict[int, PerExampleGradient]) -> list[tf.Tensor]:
-        return [
-            tf.ensure_shape(gradients[id(v)].weighted_sum(weights[group]), v.shape)
-            for v, group in zip(variables, grouping.group_of, strict=True)
-            if id(v) in found
-        ]
+        totals = []
+        for v, group in zip(variables, grouping.group_of, strict=True):
+            if id(v) in found:
+                with named("sums", v.path):
+                    total = gradients[id(v)].weighted_sum(weights[group])
+                totals.append(tf.ensure_shape(total, v.shape))
+        return totals
 
     # 0 x NaN is NaN: a batch with a non-finite example takes the slower path that replaces that
     # example's rows by zeros; every other batch does not pay for it.
@@ -299,7 +302,11 @@ def _squared_norms(
 ) -> tf.Tensor:
     """Squared norms of every record's gradient in every group, float32 (records, groups)."""
     reached = [id(v) for v in variables if id(v) in kept.gradients]
-    found = norms_of([kept.gradients[key] for key in reached], after=kept.backward)
+    found = norms_of(
+        [kept.gradients[key] for key in reached],
+        after=kept.backward,
+        paths=[v.path for v in variables if id(v) in kept.gradients],
+    )
     norms = dict(zip(reached, found, strict=True))
     of_groups: list[list[tf.Tensor]] = [[] for _ in grouping.shares]
     for variable, group in zip(variables, grouping.group_of, strict=True):

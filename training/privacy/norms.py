@@ -8,7 +8,9 @@ form (`training.privacy.cost_model`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar, runtime_checkable
 
 import tensorflow as tf
@@ -61,8 +63,18 @@ class MatrixGradient(QuickNorms, Protocol):
 _AT_ONCE = 2
 
 
+def named(work: str, path: str) -> AbstractContextManager[str]:
+    """Names operations by the work they do and the variable or layer they do it for.
+
+    Profiles are read by these names (`benchmarks.operations`).
+    """
+    return tf.name_scope(re.sub(r"[^A-Za-z0-9_./-]", "_", f"{work}/{path}".rstrip("/")) + "/")
+
+
 def norms_of(
-    gradients: Sequence[PerExampleGradient], after: Sequence[tf.Tensor] = ()
+    gradients: Sequence[PerExampleGradient],
+    after: Sequence[tf.Tensor] = (),
+    paths: Sequence[str] | None = None,
 ) -> list[tf.Tensor]:
     """Squared norms of several variables' gradients, each float32 (batch,).
 
@@ -74,16 +86,18 @@ def norms_of(
         after: What the norms of matrices wait for. Beside the backward pass they would take the
             cores from its products, each of which the next one waits for; after it, they fill
             them (BERT, 32 x 128, two cores: a step 4 % shorter).
+        paths: The variables' paths, for names.
     """
     norms: list[tf.Tensor] = []
     begun: list[tf.Tensor] = []
     doubts: dict[int, tf.Tensor] = {}
     for i, gradient in enumerate(gradients):
-        if not isinstance(gradient, QuickNorms):
-            norms.append(gradient.squared_norms())
-            continue
-        with tf.control_dependencies(begun[-_AT_ONCE : -_AT_ONCE + 1] or after):
-            quick, doubt = gradient.quick_squared_norms()
+        with named("norms", "" if paths is None else paths[i]):
+            if not isinstance(gradient, QuickNorms):
+                norms.append(gradient.squared_norms())
+                continue
+            with tf.control_dependencies(begun[-_AT_ONCE : -_AT_ONCE + 1] or after):
+                quick, doubt = gradient.quick_squared_norms()
         begun.append(quick)
         norms.append(quick)
         if doubt is not None:
