@@ -119,7 +119,7 @@ def test_refused_requests_left_no_ledger(refusing) -> None:
     with pytest.raises(UserError, match="compile"):
         make_private(small_model(), PLAN).fit(X, Y)
     assert refusing.releases == 0
-    assert not refusing._budget._ledger._path.exists()
+    assert not refusing._budget._ledger._file.path.exists()
 
 
 def test_batch_made_by_hand_is_refused(refusing) -> None:
