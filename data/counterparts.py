@@ -4,6 +4,8 @@ Promises: an example's counterparts are files that belong to it alone. That is w
 counterparts, label) one record, whose removal takes its counterparts along, and on it rests that
 versions cost no epsilon (`training.fairness.versions`). So an image of the data, of whatever split
 or under another name, is nobody's counterpart, and a file is the counterpart of one image at most.
+And every image that has any has as many, a number taken as public, so that nobody's versions depend
+on anybody else's.
 What no program can see is whether a counterpart was *made* from its original alone: one that a
 generator made which was trained on these people, or that borrows another person's face, carries
 others along, and epsilon does not cover them.
@@ -18,6 +20,7 @@ import hashlib
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -68,7 +71,7 @@ class Counterparts:
         Raises:
             SettingError: If an image is missing or damaged, an original is in no split or none is
                 in training, a counterpart is an image of the data, or another image's counterpart
-                too, or of another size than its original.
+                too, or of another size than its original, or some images have more than others.
         """
         if not isinstance(_files_of(dataset.train)[0], ImageFileColumn):
             raise SettingError(
@@ -89,6 +92,7 @@ class Counterparts:
         )
         if not used:
             raise SettingError(key, path, "pairs of training images; it has none")
+        _require_as_many(key, path, [(position, pair) for position, _, pair in used])
         digests = _looked_at(key, path, [pair for _, _, pair in used])
         copies = {digest: pair for digest, (_, _, pair) in zip(digests, used, strict=True)}
         for suspect in suspects:
@@ -111,7 +115,7 @@ class Counterparts:
 
     @property
     def count(self) -> int:
-        """Versions of an example: the original, and as many as the most counterparts of one."""
+        """Versions of an example: the original, and its counterparts; public."""
         return 1 + int(np.bincount(self.of).max())
 
     @property
@@ -122,8 +126,7 @@ class Counterparts:
     def applied_to(self, split: Split) -> tuple[Split, np.ndarray]:
         """As `data.versions.Versions.applied_to`; no image is read.
 
-        An example of fewer counterparts than another has its own over again; one of none is
-        itself in every version.
+        An example without counterparts is itself in every version.
 
         Args:
             split: The training split that the pairs were read for.
@@ -142,8 +145,26 @@ class Counterparts:
         table = np.repeat(np.arange(len(split), dtype=np.int64)[:, None], self.count, axis=1)
         examples, first, counts = np.unique(self.of, return_index=True, return_counts=True)
         for example, start, count in zip(examples, len(split) + first, counts, strict=True):
-            table[example, 1:] = start + np.arange(self.count - 1) % count
+            table[example, 1:] = start + np.arange(count)
         return versions, table
+
+
+def _require_as_many(key: str, path: str, used: Sequence[tuple[int, ImagePair]]) -> None:
+    """All images that have counterparts have as many: how many then tells of no single person.
+
+    A larger number for one person would change how everybody else's versions are drawn, which no
+    clipping bounds.
+    """
+    counts = Counter(position for position, _ in used)
+    common = Counter(counts.values()).most_common(1)[0][0]
+    for position, pair in used:
+        if counts[position] != common:
+            raise SettingError(
+                key,
+                str(pair.original),
+                f"as many counterparts in {path} as other images have that have any ({common}), "
+                f"a number that is public; it has {counts[position]}",
+            )
 
 
 def _files_of(split: Split) -> tuple[Any, np.ndarray]:

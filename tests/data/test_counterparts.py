@@ -61,26 +61,40 @@ def test_a_version_is_the_persons_own_counterpart_with_their_label_group_and_use
     assert found.applied_to(named)[0].users[table[:, 1]].tolist() == named.users.tolist()
 
 
-def test_images_without_counterpart_stay_themselves_and_those_of_fewer_repeat_their_own(root):
-    dataset = data.load(settings_of(root))
+def two_of(root, dataset, *examples):
+    """Gives some training images a second counterpart; their numbers."""
     files, selection = unselected(dataset.train.raw)
-    first, second = (number_of(files.paths[selection[example]]) for example in (3, 7))
-    Image.new("L", (SIZE, SIZE), 3).save(root / "extra.png")
-    rewrite(
-        root,
-        lambda rows: [rows[first], rows[second], f"own/{first}.png,extra.png"],
-    )
+    numbers = [number_of(files.paths[selection[example]]) for example in examples]
+    for number in numbers:
+        Image.new("L", (SIZE, SIZE), number).save(root / f"extra{number}.png")
+    return numbers, [f"own/{number}.png,extra{number}.png" for number in numbers]
+
+
+def test_images_without_counterpart_stay_themselves(root):
+    dataset = data.load(settings_of(root))
+    (first, second), extra = two_of(root, dataset, 3, 7)
+    rewrite(root, lambda rows: [rows[first], rows[second], *extra])
     found = Counterparts.read(KEY, str(root / "pairs.csv"), dataset)
     split, table = found.applied_to(dataset.train)
     assert found.count == 3
-    assert len(split) == len(dataset.train) + 3
+    assert len(split) == len(dataset.train) + 4
     assert np.flatnonzero(table[:, 1] != np.arange(len(table))).tolist() == [3, 7]
     for example in range(len(table)):
         if example not in (3, 7):
             assert table[example].tolist() == [example] * 3
-    files = {row: {bytes(image) for image in split.read(table[row, 1:]).raw} for row in (3, 7)}
-    assert sorted(map(len, files.values())) == [1, 2]
-    assert (root / "extra.png").read_bytes() in set.union(*files.values())
+    for example, number in ((3, first), (7, second)):
+        shown = {bytes(image) for image in split.read(table[example, 1:]).raw}
+        assert shown == {
+            (root / name).read_bytes() for name in (f"other/{number}.png", f"extra{number}.png")
+        }
+
+
+def test_nobody_has_more_counterparts_than_others_or_all_draws_would_follow_them(root):
+    dataset = data.load(settings_of(root))
+    _, extra = two_of(root, dataset, 3)
+    rewrite(root, lambda rows: [*rows, *extra])
+    with pytest.raises(SettingError, match=r"as many counterparts.*\(1\).*has 2"):
+        Counterparts.read(KEY, str(root / "pairs.csv"), dataset)
 
 
 def test_pairs_of_images_that_do_not_train_are_left_to_evaluation(root):

@@ -8,8 +8,9 @@ on its counterpart (Ramaswamy, Kim & Russakovsky 2021, arXiv:2012.01469).
 Guarantees (what epsilon depends on):
     A record is an example with all of its versions. A text's are functions of the text and of
     public lists; an image's are files that are its own and no other record's (`data.counterparts`
-    refuses others), so that they come and go with it. Versions take the example's label and groups,
-    and neither add a record nor take one away: they stand in its place.
+    refuses others), so that they come and go with it. How many versions there are is public: lists
+    say so, and images that have counterparts all have as many. Versions take the example's label
+    and groups, and neither add a record nor take one away: they stand in its place.
 
     Sampling draws *examples*, as planned, whatever their versions. Then either
 

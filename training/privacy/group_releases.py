@@ -33,6 +33,7 @@ Guarantees (what epsilon depends on):
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -49,6 +50,15 @@ from training.randomness import Randomness
 WIDTHS = {"counts": 1, "selection": 2, "loss": 2}
 # A cell of fewer people than this many standard deviations may as well be empty.
 ENOUGH = 4.0
+
+
+def release_grid(stddev: float) -> float:
+    """The step, a power of two, to which releases are rounded: a thousandth of the noise or less.
+
+    Noise in float32 has 2^13 values or more within a step (but for those near zero, which are
+    closer still), so that rounding hides which of them it was.
+    """
+    return 2.0 ** (math.floor(math.log2(stddev)) - 10)
 
 
 @dataclass(frozen=True)
@@ -147,7 +157,10 @@ class GroupReleases:
         (noise,), _, _ = query.get_noised_result([tf.zeros(table.shape)], state)
         # Added in double precision: float32 rounds sums over many people to steps that come near
         # what one person adds, and their difference would be more than the sensitivity.
-        return np.asarray(table, np.float64) + noise.numpy().astype(np.float64)
+        noisy = np.asarray(table, np.float64) + noise.numpy().astype(np.float64)
+        # And no finer than noise is: digits below those of the noise are the sum's own.
+        grid = release_grid(self.noise_stddev(neighbours))
+        return np.round(noisy / grid) * grid
 
     def describe(self, tables: int, neighbours: str) -> str:
         """One clause for the statement of the guarantee."""

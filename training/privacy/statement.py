@@ -94,7 +94,7 @@ def _beside(plan: PrivacyPlan) -> str:
     if plan.counterparts:
         said += (
             "; an image's counterparts are part of its example, each taken to be made from that "
-            "image alone"
+            "image alone, and how many an image has is taken as public"
         )
     if plan.watch is not None:
         said += f"; {plan.watch.describe(plan.noise_multiplier, plan.unit)}"

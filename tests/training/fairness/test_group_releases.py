@@ -20,6 +20,25 @@ from training.privacy.plan import PrivacyPlan
 from training.randomness import Randomness
 
 
+def test_release_does_not_show_the_digits_of_the_bare_sum():
+    """Noise has 24 binary digits; finer ones of a released sum would be the sum's own."""
+    releases = GroupReleases("loss", 20.0, first=0, every=1)
+    losses = np.random.default_rng(4).uniform(0.0, 1.0, (30_000, 40))
+    whole = losses.sum(axis=0).reshape(10, 4, 1)
+    without = losses[1:].sum(axis=0).reshape(10, 4, 1)
+    seen = np.concatenate(
+        [releases.release(whole, "add_remove", Randomness.from_seed(1), step) for step in range(20)]
+    )
+
+    def fits(table: np.ndarray) -> float:
+        """Share of the numbers that are this table plus a float32 number."""
+        noise = seen - np.tile(table, (20, 1, 1))
+        return float(np.mean(noise == noise.astype(np.float32)))
+
+    # Without rounding, 1.0 and 0.04: one number would tell the two data sets apart.
+    assert abs(fits(whole) - fits(without)) < 0.05
+
+
 @pytest.mark.parametrize("neighbours", ["add_remove", "zero_out", "replace_one"])
 def test_noise_is_the_multiplier_times_the_sensitivity_on_empty_cells_too(neighbours):
     releases = GroupReleases("selection", 5.0, first=3, every=3)
