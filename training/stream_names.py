@@ -6,8 +6,8 @@ Guarantees (what epsilon depends on):
     releases is never free of noise. Two releases of one step have one identity only if they are
     the same release.
 
-These names must not change from one release of Sterling to the next, or a resumed run would draw
-other batches than it began with.
+A run that is resumed under other names (after an update of Sterling that adds a setting, say) has
+another root: it is refused where one root is needed, and elsewhere counts steps run again anew.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import math
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from configs.schema import OptimizerSettings, SettingError
 from tests.training.test_steps import draws, make_batch, make_model, make_step
@@ -75,6 +76,37 @@ def test_finalize_replaces_weights_by_their_average_once():
     step.finalize()
     for found, expected in zip(model.get_weights(), average, strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+class OwnSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """Asks Python for the rate, which no compiled program can."""
+
+    def __call__(self, step):
+        return tf.ensure_shape(tf.numpy_function(lambda _: np.float32(0.5), [step], tf.float32), ())
+
+    def get_config(self):
+        return {}
+
+
+class OwnConstraint(keras.constraints.Constraint):
+    def __call__(self, w):
+        clipped = tf.numpy_function(lambda x: np.clip(x, -1, 1), [w], tf.float32)
+        return tf.ensure_shape(clipped, w.shape)
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_schedules_and_constraints_of_ones_own_take_any_operation(private):
+    model = make_model()
+    model.trainable_variables[0].constraint = OwnConstraint()
+    step = make_step(model, private=private, optimizer=keras.optimizers.SGD(OwnSchedule()))
+    before = model.get_weights()
+    step.finish(make_batch(10), draws(), accumulated=False)
+    assert not np.array_equal(model.get_weights()[0], before[0])
+    plain = make_model()
+    make_step(plain, private=private, optimizer=keras.optimizers.SGD(OwnSchedule())).finish(
+        make_batch(10), draws(), accumulated=False
+    )
+    assert not np.array_equal(plain.get_weights()[0], make_model().get_weights()[0])
 
 
 @pytest.mark.parametrize("name", ["Adamm", "Optimizer3", "schedules", "get"])

@@ -22,6 +22,8 @@ from training.privacy.survey import examine
 from training.privacy.taps import Sites, find_sites
 
 _SIZE = 3
+# Draws of a random model's numbers that are tried, one after the other.
+_DRAWS_TRIED = 5
 # float32 sums in another order differ by less; half precision rounds at 2^-8.
 _TOLERANCES = {"float32": 1e-3, "float64": 1e-3, "bfloat16": 0.1, "float16": 0.05}
 
@@ -79,8 +81,8 @@ def probe(
     """Checks on real examples that the engine's gradients are those of each example alone.
 
     Dropout and noise are set to zero meanwhile, and each example is run alone. Where the model
-    still draws random numbers (augmentation), the same are drawn again and again, and "alone" is
-    among copies of itself: what is drawn for a row depends on the batch's shape.
+    still draws random numbers (augmentation), "alone" is among copies of itself, under the same
+    draws (what is drawn for a row depends on the batch's shape), for several draws and all rows.
 
     Args:
         model: The model.
@@ -118,29 +120,42 @@ def probe(
         dense = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in found]
         return tf.linalg.global_norm(dense), logits[row]
 
+    def compare(norms: tf.Tensor, logits: tf.Tensor, i: int, is_random: bool) -> None:
+        rows = [i] * size if is_random else [i]
+        one = tf.nest.map_structure(lambda x: tf.gather(x, rows), few)
+        own_norm, own_logits = naive(
+            one["inputs"], one["labels"], tf.constant(i if is_random else 0)
+        )
+        _compare(
+            logits[i].numpy(),
+            own_logits.numpy(),
+            tolerance,
+            "the output for an example changes with the other examples of its batch: a layer "
+            "mixes examples, or takes another axis for the batch",
+        )
+        _compare(
+            norms[i].numpy(),
+            own_norm.numpy(),
+            tolerance,
+            "an example's gradient norm is not that of the example alone",
+        )
+
+    tolerance = _tolerance(model)
     with _without_randomness(model), _same_draws(model) as draws:
         norms, logits = engine(few["inputs"], few["labels"])
-        is_random = draws.again()
-        tolerance = _tolerance(model)
-        for i in range(min(examples, size)):
-            rows = [i] * size if is_random else [i]
-            one = tf.nest.map_structure(lambda x, rows=rows: tf.gather(x, rows), few)
-            row = tf.constant(i if is_random else 0)
-            own_norm, own_logits = naive(one["inputs"], one["labels"], row)
+        if not draws.again():
+            for i in range(min(examples, size)):
+                compare(norms, logits, i, is_random=False)
+            return
+        # A random permutation, say, leaves some rows where they are, some of the time.
+        for _ in range(_DRAWS_TRIED):
+            norms, logits = engine(few["inputs"], few["labels"])
+            moved = draws.state()
+            for i in range(size):
+                draws.again()
+                compare(norms, logits, i, is_random=True)
+            draws.start_from(moved)
             draws.again()
-            _compare(
-                logits[i].numpy(),
-                own_logits.numpy(),
-                tolerance,
-                "the output for an example changes with the other examples of its batch: a layer "
-                "mixes examples, or takes another axis for the batch",
-            )
-            _compare(
-                norms[i].numpy(),
-                own_norm.numpy(),
-                tolerance,
-                "an example's gradient norm is not that of the example alone",
-            )
 
 
 def _compare(found: np.ndarray, expected: np.ndarray, tolerance: float, what: str) -> None:
@@ -173,12 +188,18 @@ def _without_randomness(model: keras.Model) -> Iterator[None]:
 
 
 class _Draws:
-    """The state of a model's random generators, to be put back."""
+    """The state of a model's random generators, to be put back to where it starts from."""
 
     def __init__(self, model: keras.Model):
         # Keras keeps it among the variables that are not trained, in whole numbers.
         self._states = [v for v in model.variables if not tf.as_dtype(v.dtype).is_floating]
-        self._values = [v.numpy() for v in self._states]
+        self.start_from(self.state())
+
+    def state(self) -> list[np.ndarray]:
+        return [v.numpy() for v in self._states]
+
+    def start_from(self, values: list[np.ndarray]) -> None:
+        self._values = values
 
     def again(self) -> bool:
         """Puts the state back; whether anything was drawn."""
@@ -194,9 +215,11 @@ class _Draws:
 def _same_draws(model: keras.Model) -> Iterator[_Draws]:
     """Leaves the generators as they were."""
     draws = _Draws(model)
+    before = draws.state()
     try:
         yield draws
     finally:
+        draws.start_from(before)
         draws.again()
 
 

@@ -280,7 +280,11 @@ class Ledger:
         return Release(self._file.entries, f"{_CUT_OFF}{self._file.cut}")
 
     def _count_cut(self, release: Release) -> None:
-        """Counts what is left of a line for all that it may have been, given those before it."""
+        """Counts what is left of a line for all that it may have been, given those before it.
+
+        A line on validation examples was not acted on when it was cut off, but may be what damage
+        left of a step's: it counts as one.
+        """
         left = release.randomness.removeprefix(_CUT_OFF)
         is_table = self._plan.group_releases is not None and left.startswith(_TABLE)
         is_step = left.startswith(_STEP)

@@ -29,7 +29,8 @@ def build_update(
 
     Compiled on one device and for optimizers of Keras itself, each of which is tested so.
     Strategies for replicas, even for one, update by a merge that no compiled program can hold, and
-    what optimizers of others do, XLA may not take: both run as they are.
+    what optimizers, learning-rate schedules and constraints of others do, XLA may not take, and
+    says so only when a release is paid: both run as they are.
 
     Args:
         optimizer: Built on `variables`.
@@ -49,7 +50,7 @@ def build_update(
             gradients = [g / replicas for g in gradients]
         optimizer.apply(gradients, variables)
 
-    if not (_is_one_device(strategy) and _is_of_keras(optimizer) and variables):
+    if not (_is_one_device(strategy) and _is_of_keras(optimizer, variables) and variables):
         return update
     return tf.function(update, jit_compile=True, autograph=False)
 
@@ -60,6 +61,10 @@ def _is_one_device(strategy: tf.distribute.Strategy) -> bool:
     return is_default or isinstance(strategy, tf.distribute.OneDeviceStrategy)
 
 
-def _is_of_keras(optimizer: keras.optimizers.Optimizer) -> bool:
+def _is_of_keras(optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable]) -> bool:
+    """Whether all that takes part in an update is known code, schedule and constraints too."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)  # LossScaleOptimizer
-    return all(type(o).__module__.startswith("keras.src.") for o in (optimizer, inner))
+    parts = [optimizer, inner, getattr(inner, "_learning_rate", None)]
+    parts += [variable.constraint for variable in variables]
+    known = ("keras.src.", "training.")
+    return all(part is None or type(part).__module__.startswith(known) for part in parts)

@@ -203,6 +203,25 @@ def test_probe_finds_what_mixes_examples_behind_random_numbers() -> None:
         probe(model_with(Jitter()), coupled, examples())
 
 
+class Shuffled(keras.layers.Layer):
+    """Adds to every example another one, or by chance itself."""
+
+    def __init__(self, seed: int):
+        super().__init__()
+        self.draws = keras.random.SeedGenerator(seed)
+
+    def call(self, inputs: Any) -> Any:
+        size = tf.shape(inputs)[0]
+        order = tf.argsort(keras.random.uniform((size,), seed=self.draws))
+        return inputs + 0.5 * tf.gather(inputs, order)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_probe_finds_examples_that_mix_only_some_of_the_time(seed: int) -> None:
+    with pytest.raises(UserError, match="other examples of its batch"):
+        probe(model_with(Shuffled(seed)), cross_entropy, examples())
+
+
 def convolutional() -> keras.Model:
     block = keras.Sequential(
         [keras.Input((8, 8, 6)), L.Conv2D(6, 3), L.BatchNormalization(name="inner")]
