@@ -76,7 +76,7 @@ def test_two_workers_hold_the_tables_and_the_multipliers_of_one_process(tmp_path
     two, one = (
         {entry["groups"]["step"]: entry["groups"]["table"] for entry in lines if "groups" in entry}
         for lines in (
-            [json.loads(line) for line in ledger._path.read_text().splitlines()]
+            [json.loads(line) for line in ledger._file.path.read_text().splitlines()]
             for ledger in ledgers
         )
     )
@@ -85,8 +85,9 @@ def test_two_workers_hold_the_tables_and_the_multipliers_of_one_process(tmp_path
     # As many lines as tables and steps: no worker paid a second time.
     assert ledgers[0].recorded == ledgers[1].recorded == 12 + len(two)
     for step, table in two.items():
-        # Rounding of weights may turn nobody's answer; of losses it is in the table.
-        np.testing.assert_allclose(table, one[step], atol=1e-3 if game == "dro" else 1e-9)
+        # Rounding of weights may turn nobody's answer; of losses it is in the table, which it may
+        # bring to the next step of the grid of releases (2^-8 at this noise).
+        np.testing.assert_allclose(table, one[step], atol=2**-8 + 1e-3 if game == "dro" else 1e-9)
         whole = np.asarray(table) - np.round(table)
         assert silent == bool(np.abs(whole).max() < 1e-6)
 
