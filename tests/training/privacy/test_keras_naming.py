@@ -14,6 +14,7 @@ from configs.schema import UserError
 from tests.training.privacy.keras_cases import EXAMPLES, PLAN, X, Y, compiled
 from training.privacy.keras_api.datasets import private_dataset, x_as_source
 from training.privacy.keras_api.naming import named, named_callbacks, named_class
+from training.privacy.keras_api.sources import source_of
 from training.privacy.sampling import BallsInBinsSampling
 
 
@@ -70,6 +71,16 @@ def test_seeded_fits_over_other_sequences_or_transforms_share_no_noise() -> None
     assert len(set(contexts)) == 4
     assert context_of(Examples(2.0)) == contexts[1]
     assert context_of(transformed(3.0)) == contexts[2]
+
+
+@pytest.mark.parametrize("transform", [None, lambda e: (2.0 * e[0], e[1])])
+def test_seeded_fits_over_examples_of_other_users_share_no_noise(transform: Any) -> None:
+    users = np.arange(EXAMPLES) // 3
+    contents = {
+        source_of(X, Y, transform=transform).of_users(whose).content()
+        for whose in (users, users, np.roll(users, 1))
+    }
+    assert len(contents) == 2
 
 
 def test_seeded_fits_under_other_callbacks_share_no_noise(tmp_path) -> None:
