@@ -74,8 +74,7 @@ class Source:
                 f"or a text, none missing. Received: {values.dtype} of shape {values.shape}"
             )
         number = {name: i for i, name in enumerate(dict.fromkeys(names))}
-        numbers = np.array([number[name] for name in names], np.int64)
-        users = UserRows(numbers)
+        users = UserRows(np.array([number[name] for name in names], np.int64))
         return replace(self, users=users, digest=lambda: _with_users(self.digest(), users))
 
 
