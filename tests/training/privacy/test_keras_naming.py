@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +15,9 @@ import tensorflow as tf
 from configs.schema import UserError
 from tests.training.privacy.keras_cases import EXAMPLES, PLAN, X, Y, compiled
 from training.privacy.keras_api.datasets import private_dataset, x_as_source
+from training.privacy.keras_api.losses import named_loss
 from training.privacy.keras_api.naming import named, named_callbacks, named_class
+from training.privacy.keras_api.sources import source_of
 from training.privacy.sampling import BallsInBinsSampling
 
 
@@ -72,6 +76,16 @@ def test_seeded_fits_over_other_sequences_or_transforms_share_no_noise() -> None
     assert context_of(transformed(3.0)) == contexts[2]
 
 
+@pytest.mark.parametrize("transform", [None, lambda e: (2.0 * e[0], e[1])])
+def test_seeded_fits_over_examples_of_other_users_share_no_noise(transform: Any) -> None:
+    users = np.arange(EXAMPLES) // 3
+    contents = {
+        source_of(X, Y, transform=transform).of_users(whose).content()
+        for whose in (users, users, np.roll(users, 1))
+    }
+    assert len(contents) == 2
+
+
 def test_seeded_fits_under_other_callbacks_share_no_noise(tmp_path) -> None:
     class Halving(keras.callbacks.Callback):
         def __init__(self, after: int):
@@ -125,3 +139,77 @@ def test_own_classes_are_known_by_their_methods() -> None:
     few, many = (named_callbacks([stopping("val_loss", patience=p)]) for p in (1, 2))
     assert few != many
     assert named_callbacks([keras.callbacks.History()]) == []
+
+
+class Focal(keras.losses.Loss):
+    """Says no settings of its own."""
+
+    def __init__(self, gamma: Any):
+        super().__init__()
+        self._gamma = gamma
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        return abs(y_true - y_pred) ** self._gamma
+
+
+class Scheduled(keras.callbacks.Callback):
+    def __init__(self, settings: Any):
+        super().__init__()
+        self.settings = settings
+
+
+def encloses(held: Any) -> Any:
+    return lambda labels, outputs: held * (labels - outputs)
+
+
+def by_keyword(held: Any) -> Any:
+    return functools.partial(encloses, held=held)
+
+
+def decayed(rate: float) -> Any:
+    return keras.callbacks.LearningRateScheduler(
+        keras.optimizers.schedules.ExponentialDecay(rate, 10, 0.9)
+    )
+
+
+def of_callback(value: Any) -> Any:
+    return named_callbacks([value])
+
+
+PAIRS: dict[str, tuple[Any, Any, Any]] = {
+    "enclosed tensor": (named_loss, lambda v: encloses(tf.constant([1.0, v])), (2.0, 3.0)),
+    "enclosed variable": (named_loss, lambda v: encloses(keras.Variable([1.0, v])), (2.0, 3.0)),
+    "enclosed class weights": (named_loss, lambda v: encloses({0: 1.0, 1: v}), (2.0, 3.0)),
+    "enclosed function": (named_loss, lambda v: encloses(encloses(v)), (2.0, 3.0)),
+    "enclosed layer": (named_loss, lambda v: encloses(built_layer(v)), (2.0, 3.0)),
+    "partial": (named_loss, by_keyword, ([2.0], [3.0])),
+    "loss without settings": (named_loss, Focal, (1, 3)),
+    "loss's method": (named_loss, lambda v: Focal(v).call, (1, 3)),
+    "list": (of_callback, lambda v: Scheduled([1, [v]]), (2, 3)),
+    "dict": (of_callback, lambda v: Scheduled({"epochs": {5: v}}), (0.1, 0.2)),
+    "array": (of_callback, lambda v: Scheduled(np.array([1.0, v])), (0.1, 0.2)),
+    "array of texts": (of_callback, lambda v: Scheduled(np.array(["a", v], object)), ("b", "c")),
+    "object": (of_callback, lambda v: Scheduled(Examples(v)), (0.1, 0.2)),
+    "schedule": (of_callback, decayed, (0.1, 0.2)),
+}
+
+
+def built_layer(value: float) -> keras.Layer:
+    layer = keras.layers.Dense(2, kernel_initializer=keras.initializers.Constant(value))
+    layer.build((None, 3))
+    layer.kernel.assign(layer.kernel * value)
+    return layer
+
+
+@pytest.mark.parametrize("case", PAIRS)
+def test_what_functions_and_objects_hold_is_seen(case: str) -> None:
+    name_of, make, (one, other) = PAIRS[case]
+    assert json.dumps(name_of(make(one))) == json.dumps(name_of(make(one)))
+    assert name_of(make(one)) != name_of(make(other))
+
+
+def test_what_holds_itself_has_a_name() -> None:
+    held: list[Any] = []
+    callback = Scheduled(held)
+    held += [callback, held, encloses(held), keras, Focal, tf.data.Dataset.range(3)]
+    assert len(json.dumps(named_callbacks([callback]))) < 100_000

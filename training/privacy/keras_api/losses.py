@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from configs.schema import UserError
 from training.privacy.clipping import PerExampleLoss
-from training.privacy.keras_api.naming import named, named_class
+from training.privacy.keras_api.naming import named
 
 
 class Weighted(NamedTuple):
@@ -73,10 +73,7 @@ def per_example_loss(loss: Any) -> PerExampleLoss:
 
 def named_loss(loss: Any) -> Any:
     """What tells `loss` from another, as far as settings and code do; for `json.dumps`."""
-    identified = keras.losses.get(loss)
-    if isinstance(identified, keras.losses.Loss):
-        return [named_class(type(identified)), identified.get_config()]
-    return named(identified)
+    return named(keras.losses.get(loss))
 
 
 def _parts(loss: Any) -> tuple[Callable[[Any, Any], Any], bool]:

@@ -1,22 +1,32 @@
 """What functions and callbacks of a user's do, as far as can be seen: names random streams.
 
 Two seeded fits that differ in them must not share noise, or the difference of their weights has
-none. Seen are a function's bytecode, constants, defaults and what it encloses, and a callback's
-class, methods and plain settings. Not seen is what else they call: the `seed` of `make_private`
-says what follows from that.
+none. Seen are a function's bytecode, constants, defaults and what it encloses, and an object's
+class, methods, settings and attributes, down to some depth. Not seen is what else they call: the
+`seed` of `make_private` says what follows from that.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
-from collections.abc import Iterable
-from types import CodeType, FunctionType, MethodType
+import json
+from collections import deque
+from collections.abc import Iterable, Mapping
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
+from training.privacy.keras_api.layers import layers_of
+
+# Of a callback's list of objects' settings, say, and some more.
+_DEPTH = 6
+# What a callback gets from `fit`: the model, how long and how loud. None is a setting of its own.
+_GIVEN_BY_FIT = ("_model", "params", "_params", "validation_data")
 _PLAIN = (bool, int, float, str, type(None))
 # These look on and save; where they do so is no part of what is trained.
 _ONLOOKERS = (
@@ -31,18 +41,7 @@ _ONLOOKERS = (
 
 def named(thing: Any) -> Any:
     """What tells `thing` from another, for `json.dumps`; the same in every process."""
-    if isinstance(thing, _PLAIN):
-        return thing
-    if isinstance(thing, FunctionType):
-        enclosed = [_contents(cell) for cell in thing.__closure__ or ()]
-        given = [*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).items()]
-        return [_code(thing.__code__), *map(_held, given), *map(_held, enclosed)]
-    if isinstance(thing, MethodType):
-        return [named(thing.__func__), _class_name(type(thing.__self__))]
-    if isinstance(thing, functools.partial):
-        held = [*thing.args, *sorted(thing.keywords.items())]
-        return [named(thing.func), *map(_held, held)]
-    return _held(thing)
+    return _held(thing, _DEPTH, {})
 
 
 def named_class(kind: type) -> Any:
@@ -59,32 +58,90 @@ def named_class(kind: type) -> Any:
 
 
 def named_callbacks(callbacks: Iterable[Any]) -> list[Any]:
-    """Callbacks that may act on training, in order, each by its class and its plain settings."""
+    """Callbacks that may act on training, in order, each by its class and its attributes."""
     return [
-        [
-            named_class(type(callback)),
-            {
-                name: named(value)
-                for name, value in sorted(vars(callback).items())
-                if not name.startswith("_") and (isinstance(value, _PLAIN) or callable(value))
-            },
-        ]
+        [named_class(type(callback)), named(_but(vars(callback), _GIVEN_BY_FIT))]
         for callback in callbacks
         if type(callback) not in _ONLOOKERS
     ]
 
 
-def _held(value: Any) -> Any:
-    """A value as it is, a function by its code alone (it may enclose itself), else the class."""
+def _held(value: Any, depth: int, seen: dict[int, tuple[int, Any]]) -> Any:
+    """`named` down to `depth`; what was met before (it may hold itself) by when it was.
+
+    Args:
+        value: Anything.
+        depth: Levels that are still looked into; below, the class alone.
+        seen: The functions and objects met so far, by id, kept so that no id is given twice.
+    """
     if isinstance(value, _PLAIN):
         return value
-    if isinstance(value, (np.ndarray, np.generic)):
-        return [str(value.dtype), value.shape, hashlib.blake2b(value.tobytes()).hexdigest()]
-    if isinstance(value, (list, tuple)):
-        return [item if isinstance(item, _PLAIN) else _class_name(type(item)) for item in value]
+    if isinstance(value, (bytes, complex, range, slice)):
+        return repr(value)
+    if isinstance(value, type):
+        return named_class(value)
+    numbers = _numbers(value)
+    if numbers is not None and numbers.dtype != object:
+        digest = hashlib.blake2b(numbers.tobytes(), digest_size=16)
+        return [str(numbers.dtype), numbers.shape, digest.hexdigest()]
+    if depth == 0 or isinstance(value, ModuleType):
+        return getattr(value, "__name__", _class_name(type(value)))
+    hold = functools.partial(_held, depth=depth - 1, seen=seen)
+    if numbers is not None:
+        return [numbers.shape, hold(numbers.tolist())]
+    if isinstance(value, Mapping):
+        return sorted(([hold(k), hold(v)] for k, v in value.items()), key=json.dumps)
+    if isinstance(value, (list, tuple, deque)):
+        return [hold(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted((hold(item) for item in value), key=json.dumps)
+    if id(value) in seen:
+        return ["again", seen[id(value)][0]]
+    seen[id(value)] = len(seen), value
     if isinstance(value, FunctionType):
-        return _code(value.__code__)
-    return _class_name(value if isinstance(value, type) else type(value))
+        enclosed = [_contents(cell) for cell in value.__closure__ or ()]
+        given = [value.__defaults__, value.__kwdefaults__]
+        return [_code(value.__code__), *map(hold, given), *map(hold, enclosed)]
+    if isinstance(value, MethodType):
+        return [hold(value.__func__), hold(value.__self__)]
+    if isinstance(value, functools.partial):
+        return [hold(value.func), hold(value.args), hold(value.keywords)]
+    return [named_class(type(value)), *map(hold, _parts(value))]
+
+
+def _numbers(value: Any) -> np.ndarray | None:
+    """An array's, a tensor's or a variable's; none where it is none or holds no numbers yet."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return np.asarray(value)
+    if isinstance(value, keras.Variable):
+        return np.asarray(keras.ops.convert_to_numpy(value))
+    if isinstance(value, tf.Variable) or (
+        tf.is_tensor(value)
+        and hasattr(value, "numpy")
+        and value.dtype not in (tf.variant, tf.resource)
+    ):
+        return np.asarray(value.numpy())
+    return None
+
+
+def _parts(value: Any) -> list[Any]:
+    """What an object consists of, as far as it says."""
+    kind = _class_name(type(value))
+    if isinstance(value, keras.Layer):
+        return [layers_of(value), [np.asarray(w) for w in value.get_weights()]]
+    parts = []
+    if hasattr(value, "get_config") and hasattr(value, "from_config"):
+        with contextlib.suppress(NotImplementedError):  # Keras's own answer for what does not say
+            parts.append(_but(value.get_config(), ("name",)))
+    # Keras's own objects say all in their settings, but for functions, which they give by name.
+    keeps = isinstance(value, keras.losses.Loss) or not kind.startswith(("keras.", "tensorflow."))
+    if keeps and hasattr(value, "__dict__"):
+        parts.append(_but(vars(value), ("name",)))
+    return parts
+
+
+def _but(settings: Mapping[str, Any], left_out: Iterable[str]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in left_out}
 
 
 def _class_name(kind: type) -> str:

@@ -50,8 +50,11 @@ class Source:
     users: UserRows | None = None
 
     def content(self) -> str:
-        """Tells sources apart by what training sees of every example, transforms included."""
-        return digest_of_reading(self) if self.transformed else self.digest()
+        """Tells sources apart by what training sees: examples as transformed, and their users."""
+        if not self.transformed:
+            return self.digest()
+        read = digest_of_reading(self)
+        return read if self.users is None else _with_users(read, self.users)
 
     def of_users(self, users: Any) -> Source:
         """The same examples, each known to be some user's.
@@ -71,11 +74,8 @@ class Source:
                 f"or a text, none missing. Received: {values.dtype} of shape {values.shape}"
             )
         number = {name: i for i, name in enumerate(dict.fromkeys(names))}
-        numbers = np.array([number[name] for name in names], np.int64)
-        whose = hashlib.blake2b(numbers.tobytes(), digest_size=16).hexdigest()
-        return replace(
-            self, users=UserRows(numbers), digest=lambda: f"{self.digest()} of users {whose}"
-        )
+        users = UserRows(np.array([number[name] for name in names], np.int64))
+        return replace(self, users=users, digest=lambda: _with_users(self.digest(), users))
 
 
 def source_of(
@@ -280,6 +280,12 @@ def digest_of_reading(source: Source) -> str:
         for leaf in tf.nest.flatten(source.read(rows)):
             digest.update(_bytes_of(leaf))
     return digest.hexdigest()
+
+
+def _with_users(digest: str, users: UserRows) -> str:
+    """Users decide what is clipped together, and no example says whose it is."""
+    whose = hashlib.blake2b(users.users.tobytes(), digest_size=16).hexdigest()
+    return f"{digest} of users {whose}"
 
 
 def _digest(arrays: Any) -> str:
