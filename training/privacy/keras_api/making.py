@@ -47,9 +47,10 @@ def make_private(
         ledger: File to which every release is written before it is used.
         seed: Makes batches and noise repeatable. Whoever knows it can subtract the noise. A seed
             must not be given to another fit on the same or overlapping data, or the two may share
-            noise, which their difference then lacks. Fits that visibly differ at their start
+            noise, which their difference then lacks. First fits that visibly differ at their start
             (plan, examples as a transform leaves them, weights, layers, loss, optimizer,
-            callbacks) share none; what other code does that these call is not seen.
+            callbacks) share none. Not seen: what other code does that these call, validation data
+            and epochs' ends (by which a callback may act), and what changes before a second fit.
         on_exhausted: What `fit` does when asked for more steps than planned: `raise` before the
             first, or `stop` after the last.
 
