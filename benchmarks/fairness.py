@@ -231,15 +231,16 @@ def _print_table(rows: dict[str, dict[str, list[float]]], arguments: argparse.Na
     title = f"census, {arguments.split}, {arguments.seeds} seeds: mean (standard deviation)"
     table = Table("recipe", *(figure.replace("_", " ") for figure in _FIGURES), title=title)
     for name, figures in rows.items():
-        table.add_row(name, *(_mean_and_spread(values) for values in figures.values()))
+        table.add_row(name, *(mean_and_spread(values) for values in figures.values()))
     Console(width=150).print(table)
 
 
-def _mean_and_spread(values: list[float]) -> str:
+def mean_and_spread(values: list[float], digits: int = 4) -> str:
+    """Mean and, of several, standard deviation; "none" where the figure is infinite."""
     if not math.isfinite(values[0]):
         return "none"
-    spread = f" ({statistics.stdev(values):.4f})" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.4f}{spread}"
+    spread = f" ({statistics.stdev(values):.{digits}f})" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
 
 
 if __name__ == "__main__":

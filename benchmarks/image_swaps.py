@@ -1,7 +1,7 @@
 """What counterparts of images do: digits on paper whose tone goes with the digit, and swaps of it.
 
     python -m benchmarks.image_swaps
-    python -m benchmarks.image_swaps --seeds 1 --folder /tmp/digits    # keep the images
+    python -m benchmarks.image_swaps --seeds 1 --folder digits    # keep the images
 
 scikit-learn's handwritten digits are written to disk twice, on dark paper and on light. Of the
 training images nine of ten even digits lie on dark paper and nine of ten odd ones on light; of the
@@ -15,12 +15,13 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmarks.fairness import mean_and_spread
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -148,15 +149,8 @@ def main() -> None:
                     for seed in range(arguments.seeds)
                 ]
                 name = f"{'private' if private else 'plain'}{', swaps' if swapped else ''}"
-                cells = [_mean_and_spread([run[key] for run in runs]) for key in runs[0]]
+                cells = [mean_and_spread([run[key] for run in runs], digits=3) for key in runs[0]]
                 print(f"| {name} | {' | '.join(cells)} |", flush=True)
-
-
-def _mean_and_spread(values: list[float]) -> str:
-    if not np.isfinite(values[0]):
-        return "none"
-    spread = f" ({statistics.stdev(values):.3f})" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3f}{spread}"
 
 
 if __name__ == "__main__":

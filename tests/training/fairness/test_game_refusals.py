@@ -26,16 +26,9 @@ from tests.training.fairness.people import (
     RELEASES,
     changed,
     privately,
-    recipe_over,
     written,
 )
 from training.session import open_session
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory) -> Recipe:
-    return recipe_over(tmp_path_factory.mktemp("people") / "people.csv")
-
 
 LOSS = ConstraintSettings("bounded_group_loss", loss_bound=0.3)
 

@@ -27,17 +27,11 @@ from tests.training.fairness.people import (
     PRIVATE,
     changed,
     privately,
-    recipe_over,
 )
 from tests.training.test_resume import crash, run_once
 from training.privacy.ledger import Ledger
 from training.run_directory import RunDirectory
 from training.session import open_session
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory) -> Recipe:
-    return recipe_over(tmp_path_factory.mktemp("people") / "people.csv")
 
 
 def gap_after(recipe: Recipe, root: Path) -> tuple[float, dict[str, float]]:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from configs.schema import (
-    Recipe,
     SettingError,
 )
 from scripts.ledger import account_of
@@ -20,17 +19,11 @@ from tests.training.fairness.people import (
     PRIVATE,
     changed,
     privately,
-    recipe_over,
 )
 from tests.training.test_resume import crash, run_once
 from training.privacy.ledger import Ledger
 from training.run_directory import RunDirectory
 from training.session import open_session
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory) -> Recipe:
-    return recipe_over(tmp_path_factory.mktemp("people") / "people.csv")
 
 
 def test_epsilon_of_the_plan_is_that_of_steps_and_tables_together(recipe, tmp_path):
