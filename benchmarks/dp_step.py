@@ -4,10 +4,10 @@
     python -m benchmarks.dp_step --model resnet50 --batch 32 --size 64 --json
     python -m benchmarks.dp_step --model bert --profile --explain
 
-A step is forward, backward, clipping, noise and optimizer, on one fixed batch. Timings on shared
-machines wander, so both sides alternate and the ratio is of medians, with its quartiles; ratios of
-minima and of processor time stand beside. Peak memory is that of a process which only ever ran the
-one kind of step.
+A step is forward, backward, clipping, noise and optimizer, on one fixed batch, until the device
+has done it. Timings on shared machines wander, so both sides alternate and the ratio is of medians,
+with its quartiles; ratios of minima and of processor time stand beside. Peak memory is that of a
+process which only ever ran the one kind of step: the GPU's, where one is used.
 """
 
 from __future__ import annotations
@@ -27,7 +27,12 @@ from benchmarks.workloads import MODELS, MODES, Workload
 
 def _workload(arguments: argparse.Namespace) -> Workload:
     return Workload(
-        arguments.model, arguments.batch, arguments.size, arguments.xla, arguments.memory_budget
+        arguments.model,
+        arguments.batch,
+        arguments.size,
+        arguments.xla,
+        arguments.memory_budget,
+        arguments.precision,
     )
 
 
@@ -37,7 +42,7 @@ def _peak_gb(mode: str, arguments: argparse.Namespace) -> float:
     command = [
         *(sys.executable, "-m", "benchmarks.dp_step", "--memory-of", mode),
         *("--model", arguments.model, "--batch", str(arguments.batch)),
-        *("--size", str(arguments.size)),
+        *("--size", str(arguments.size), "--precision", arguments.precision),
         *(["--xla"] if arguments.xla else []),
         *(["--memory-budget", str(budget)] if budget is not None else []),
     ]
@@ -45,11 +50,28 @@ def _peak_gb(mode: str, arguments: argparse.Namespace) -> float:
 
 
 def own_peak_gb() -> float:
-    """Peak memory of this process; `ru_maxrss` would include the parent's before exec."""
+    """Peak memory of this process, on its GPU if it has one.
+
+    Not `ru_maxrss`, which would include the parent's before exec.
+    """
+    import tensorflow as tf
+
+    if tf.config.list_logical_devices("GPU"):
+        return float(tf.config.experimental.get_memory_info("GPU:0")["peak"]) / 1e9
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith("VmHWM:"):
             return float(line.split()[1]) / 1e6
     raise OSError("/proc/self/status has no VmHWM: peak memory is measured on Linux only")
+
+
+def _device() -> str:
+    """What the steps run on."""
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return "CPU"
+    return str(tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU"))
 
 
 def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -76,6 +98,8 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "model": arguments.model,
         "batch": arguments.batch,
         "size": arguments.size,
+        "precision": arguments.precision,
+        "device": _device(),
         "xla": arguments.xla,
         "repeats": arguments.repeats,
         "plain_s": median["plain"],
@@ -123,6 +147,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="tokens, or pixels a side")
     parser.add_argument("--repeats", type=int, default=9, help="timed steps of each kind")
     parser.add_argument("--xla", action="store_true", help="compile steps with XLA")
+    parser.add_argument(
+        "--precision", choices=("float32", "mixed_bfloat16", "mixed_float16"), default="float32"
+    )
     parser.add_argument("--memory-budget", type=float, help="privacy.memory_budget, GB")
     parser.add_argument("--keras", action="store_true", help="also time Keras' train_on_batch")
     parser.add_argument("--no-memory", action="store_true", help="skip the memory processes")

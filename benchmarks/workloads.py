@@ -28,6 +28,8 @@ class Workload:
         size: Tokens, or pixels a side.
         xla: Whether steps are compiled with XLA.
         memory_budget: `privacy.memory_budget`, GB; none for its default.
+        precision: `training.precision`. Float32 is whole on all sides, as private steps must have
+            it: a GPU's plain step could be quicker with TensorFloat-32.
     """
 
     model: str
@@ -35,12 +37,18 @@ class Workload:
     size: int
     xla: bool = False
     memory_budget: float | None = None
+    precision: str = "float32"
 
     def build(self) -> Any:
         """The model, a `models.BuiltModel`."""
+        import keras
+
         from configs.schema import BertSettings, ModelSettings, ResNet50Settings
         from models import build
+        from training.privacy.half_precision import use_whole_float32
 
+        use_whole_float32()
+        keras.config.set_dtype_policy(self.precision)
         if self.model == "bert":
             bert = BertSettings(trainable="all", sequence_length=self.size, dropout=0.0)
             settings = ModelSettings(name="bert", bert=bert)
@@ -82,18 +90,24 @@ class Workload:
         return keras.optimizers.SGD(1e-4, momentum=0.9)
 
     def stepper(self, mode: str, built: Any, physical_batches: int = 1) -> Callable[[], None]:
-        """A function that runs one whole step: forward, backward, clip, noise, optimizer.
+        """A function that runs one whole step, until the device has done it.
+
+        That is forward, backward, clip, noise and optimizer.
 
         Args:
             mode: "plain", "private", or "keras" for `Model.train_on_batch`.
             built: From `build`; its weights are trained further.
             physical_batches: How many physical batches make the logical one.
         """
+        import tensorflow as tf
+
+        from training.randomness import Randomness
+
+        # A GPU's calls return before they are done.
+        await_devices = tf.test.experimental.sync_devices
         batch = self.examples(built)
         if mode == "keras":
             return self._keras_stepper(built, batch)
-        from training.randomness import Randomness
-
         step = self.step(mode, built, physical_batches)
         randomness, numbers = Randomness.from_seed(1), itertools.count()
 
@@ -102,6 +116,7 @@ class Workload:
                 step.add(batch)
             draws = step.draws(next(numbers), randomness)
             step.finish(batch, draws, accumulated=physical_batches > 1)
+            await_devices()
 
         return run
 
@@ -141,4 +156,5 @@ class Workload:
 
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         built.model.compile(self.optimizer(), loss, jit_compile=self.xla)
+        # Which waits by itself: it returns the loss as a number.
         return lambda: built.model.train_on_batch(batch["inputs"], batch["labels"])

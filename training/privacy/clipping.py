@@ -39,7 +39,7 @@ import tensorflow as tf
 from training.privacy.clip_methods import ClipMethod, FlatClipping, Grouping
 from training.privacy.clip_methods.base import hard_factors
 from training.privacy.gradients import PerExampleGradient, merge
-from training.privacy.half_precision import Scaled, loss_scale
+from training.privacy.half_precision import Scaled, loss_scale, use_whole_float32
 from training.privacy.norms import named, norms_of, within_memory
 from training.privacy.records import by_record
 from training.privacy.taps import Sites, Tap, find_sites, tapped_forward
@@ -201,6 +201,9 @@ def clipped_gradient_sum(
 ) -> ClippedSum:
     """Sum over a batch of per-example gradients, each clipped.
 
+    Sets TensorFlow, for the whole process, to compute float32 whole where a GPU or a TPU would
+    round operands (`half_precision.use_whole_float32`): the bound rests on it.
+
     Args:
         model: Any Keras model of `batch["inputs"]` giving logits.
         loss: Per-example loss; row i may depend on row i only.
@@ -220,6 +223,7 @@ def clipped_gradient_sum(
         SettingError: If the method does not fit the model's variables.
         ValueError: If a record would be parted.
     """
+    use_whole_float32()
     sites = find_sites(model) if sites is None else sites
     variables = model.trainable_variables
     method, bound = _method(clipping)

@@ -41,6 +41,12 @@ def test_number_tensor_and_method_mean_the_same_bound(bound: Any) -> None:
     assert relative_error(found, [g.numpy() for g in expected]) == 0
 
 
+def test_products_are_whole_float32_from_the_first_clipped_sum_on() -> None:
+    tf.config.experimental.enable_tensor_float_32_execution(True)  # TensorFlow's default
+    clipped_gradient_sum(model(), cross_entropy, batch(), 1.0)
+    assert not tf.config.experimental.tensor_float_32_execution_enabled()
+
+
 def test_example_that_is_not_finite_in_one_layer_is_left_out_of_all() -> None:
     some = batch()
     without = {**some, "mask": tf.range(BATCH) != 2}
