@@ -23,10 +23,11 @@ from training.randomness import Randomness
 from training.run_directory import RunDirectory
 from training.workers import Workers
 
-# Settings of `training` that change no release.
+# Settings of `training` that change no release: `strategy` but for the order in which floats are
+# added, since a run that is spread otherwise must end with the same weights.
 _HOW_IT_IS_RUN = (
     "strategy",
-    "jit_compile",
+    "jit_compile",  # see below
     "steps_per_execution",
     "checkpoint_every",
     "keep_checkpoints",
@@ -41,7 +42,8 @@ def randomness_context(recipe: Recipe, dataset: Dataset, weights: str) -> str:
 
     Everything that can change a release, the bytes of the data and of the weights it starts from
     among it: two runs over a file and the same file less one person must not share their noise.
-    Not how the run is spread and saved.
+    Not how the run is spread and saved: two runs of one seed, on one device and on several, release
+    the same sums with the same noise, apart in the last digits.
     """
     if not recipe.privacy.enabled:
         return ""
@@ -62,6 +64,8 @@ def randomness_context(recipe: Recipe, dataset: Dataset, weights: str) -> str:
     measured = recipe.evaluation.batch_size
     decisive = [training, examples, *rest, measured, *([] if positive is None else [positive])]
     decisive += [weights] if weights else []
+    # Compiled by XLA, a step is rounded otherwise.
+    decisive += ["jit_compile"] if recipe.training.jit_compile else []
     return json.dumps([*decisive, files, len(dataset.train)], sort_keys=True)
 
 

@@ -263,6 +263,18 @@ def test_evaluation_in_batches_of_another_size_shares_no_noise(recipe):
     assert context(bootstrap_resamples=10) == context(bootstrap_resamples=20)
 
 
+def test_step_compiled_by_xla_shares_no_noise_and_one_spread_over_devices_does(recipe):
+    private = replace(recipe, privacy=PrivacySettings(enabled=True, noise_multiplier=0.7))
+    dataset = data.load(recipe.data)
+
+    def context(**training):
+        settings = replace(private.training, **training)
+        return randomness_context(replace(private, training=settings), dataset, "")
+
+    assert context(jit_compile=True) != context(jit_compile=False)
+    assert context(strategy="mirrored") == context(strategy="one_device")
+
+
 def test_impossible_lists_name_themselves():
     with pytest.raises(SettingError, match=r"fairness\.swaps\.word_lists\.a: expected the path"):
         SwapSettings({"a": [["one"], ["two"]]})
