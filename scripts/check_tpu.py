@@ -36,13 +36,13 @@ def check(recipe: Recipe) -> None:
     from training.run_directory import RunDirectory
     from training.session import open_session
     from training.tpu_lowering import lowering_of
-    from training.tpu_operations import obstacles_of
+    from training.xla_operations import obstacles_of
 
     # Frozen layers computed ahead would not be looked at; within the step they are.
     training = replace(
         recipe.training, strategy="one_device", jit_compile=False, cache_frozen_gb=0.0
     )
-    session = open_session(replace(recipe, training=training))
+    session = open_session(replace(recipe, training=training), for_tpu=True)
     with tempfile.TemporaryDirectory() as nothing_is_written_to:
         loop = session.loop(RunDirectory.at(nothing_is_written_to), [], None, verbose=0)
         batch = next(loop.feed(0, 1))

@@ -38,12 +38,11 @@ from training.privacy.plan import PrivacyPlan
 from training.privacy.problems import refuse
 from training.randomness import Randomness
 from training.run_directory import RunDirectory
-from training.step_choice import step_of
+from training.step_choice import needs_one_order, refuse_uncompilable, step_of
 from training.step_clock import StepClock
 from training.steps import TrainingStep
 from training.strategy import has_accelerators, is_tpu, resolve_strategy
 from training.stream_names import release_identity, shared_randomness
-from training.tpu_operations import obstacles_of, refuse_obstacles
 from training.unit_of_privacy import records_of
 from training.workers import Workers
 
@@ -134,8 +133,7 @@ class Session:
         )
         feed = ReplicaFeed(self.train, batching, self.strategy, self.recipe.data.service)
         graphs = step.trace(feed.element_spec)
-        if is_tpu(self.strategy):
-            refuse_obstacles(obstacles_of(graphs, self.model.trained))
+        refuse_uncompilable(self, graphs)
         model = self.model.built.model
         # The whole model carries the optimizer, because that is where Keras callbacks look.
         model.optimizer = optimizer
@@ -211,20 +209,19 @@ def _look_over(
     probe(built.model, loss, next(iter(data.batches_in_order(examples, _PROBED_EXAMPLES))))
 
 
-def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
+def open_session(
+    recipe: Recipe, run: RunDirectory | None = None, *, for_tpu: bool = False
+) -> Session:
     """Loads the data, builds the model and the plan; writes nothing.
 
     Args:
         recipe: What decides the run.
         run: Where it may have been begun before; none for a new one.
+        for_tpu: It is only to be looked at, as for a TPU.
 
     Raises:
         UserError: For whatever in the recipe cannot be carried out.
     """
-    if recipe.training.seed is not None:
-        # Nothing here draws from a global generator, which is therefore left alone; the sums
-        # that TensorFlow adds up in no fixed order are what this is for.
-        tf.config.experimental.enable_op_determinism()
     strategy = resolve_strategy(recipe.training.strategy)
     workers = Workers(strategy)
     keras.config.set_dtype_policy(recipe.training.precision)
@@ -264,9 +261,12 @@ def open_session(recipe: Recipe, run: RunDirectory | None = None) -> Session:
         use_whole_float32()
         if has_accelerators():
             require_whole_float32(strategy)
-        if plan.needs_one_root:
-            # A step that is run again must release the same to the last bit.
-            tf.config.experimental.enable_op_determinism()
+    # A TPU's programs add up in one order by themselves, and under this setting XLA would not
+    # compile the gradient of max pooling.
+    if needs_one_order(recipe, plan) and not (for_tpu or is_tpu(strategy)):
+        # Nothing here draws from a global generator, which is therefore left alone; the sums
+        # that TensorFlow adds up in no fixed order are what this is for.
+        tf.config.experimental.enable_op_determinism()
     mitigation = Mitigation.of(recipe.fairness, dataset, recipe.evaluation.positive_label, plan)
     if recipe.data.service is not None:
         require_service(recipe.data.service, dataset.train)

@@ -1,18 +1,23 @@
-"""Which step a session's recipe calls for, and the optimizer it ends in."""
+"""Which step a session's recipe calls for, its optimizer, and whether XLA can compile it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
+import tensorflow as tf
 
+from configs.schema import Recipe
 from training.fairness import Player
 from training.losses import recipe_loss
 from training.objective import Terms
 from training.optimizers import build_optimizer
 from training.privacy.clip_watch import ClipWatch
+from training.privacy.plan import PrivacyPlan
 from training.steps import AdversarialStep, PlainStep, PrivateStep, TrainingStep
 from training.strategy import is_tpu
+from training.xla_operations import TPU, compiler_here, obstacles_of, refuse_obstacles
 
 if TYPE_CHECKING:
     from training.session import Session
@@ -59,3 +64,30 @@ def step_of(
     if mitigation.adversary is not None:
         return optimizer, AdversarialStep(*arguments, adversary=mitigation.adversary, **common)
     return optimizer, PlainStep(*arguments, penalty=mitigation.penalty, **common)
+
+
+def needs_one_order(recipe: Recipe, plan: PrivacyPlan | None) -> bool:
+    """Whether a step that is run again must give the same to the last bit."""
+    return recipe.training.seed is not None or (plan is not None and plan.needs_one_root)
+
+
+def refuse_uncompilable(session: Session, graphs: Sequence[tf.Graph]) -> None:
+    """Refuses a step that XLA is to compile and cannot.
+
+    Args:
+        session: Says whether it is to.
+        graphs: From `TrainingStep.trace`.
+
+    Raises:
+        UserError: Names the first operation, its layer and the remedy.
+    """
+    recipe, strategy = session.recipe, session.strategy
+    if not (is_tpu(strategy) or recipe.training.jit_compile):
+        return
+    compiler = TPU
+    if not is_tpu(strategy):
+        compiler = compiler_here(
+            in_one_order=needs_one_order(recipe, session.plan),
+            within=strategy.num_replicas_in_sync > 1,
+        )
+    refuse_obstacles(obstacles_of(graphs, session.model.trained, compiler), compiler)

@@ -9,7 +9,7 @@ import pytest
 
 from scripts.cli import main
 from tests.training.test_tpu import Doing, called_in_python
-from training import session
+from training import session, step_choice
 
 RECIPE = """
 data: {source: digits, limit: 100}
@@ -62,9 +62,37 @@ def test_run_on_a_tpu_is_refused_before_anything_is_written(
     capsys, tmp_path, python_within, monkeypatch
 ):
     # Of a TPU only what the session asks of its strategy: there is none here.
-    monkeypatch.setattr(session, "is_tpu", lambda strategy: True)
+    monkeypatch.setattr(step_choice, "is_tpu", lambda strategy: True)
     path = tmp_path / "recipe.yaml"
     path.write_text(RECIPE.replace("strategy: tpu", "strategy: one_device"))
     assert main(["train", str(path), "--run", str(tmp_path / "run")]) == 2
     assert "a TPU cannot compile the step: layer 'culprit'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_seed_keeps_no_max_pooling_from_a_tpu(capsys, tmp_path):
+    # XLA compiles no gradient of it under the setting by which a seed keeps sums in one order.
+    path = tmp_path / "recipe.yaml"
+    path.write_text("""
+data: {source: digits, limit: 100}
+model: {name: cnn, cnn: {filters: [4], image_size: 8}}
+training: {steps: 3, batch_size: 8, seed: 1, strategy: tpu}
+""")
+    assert main(["check-tpu", str(path)]) == 0
+    assert "no operation keeps its step from a TPU" in capsys.readouterr().out
+
+
+def test_seeded_max_pooling_that_xla_is_to_compile_here_is_refused_before_anything_is_written(
+    capsys, tmp_path
+):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("""
+data: {source: digits, limit: 100}
+model: {name: cnn, cnn: {filters: [4], image_size: 8}}
+training: {steps: 3, batch_size: 8, seed: 1, jit_compile: true}
+""")
+    assert main(["train", str(path), "--run", str(tmp_path / "run")]) == 2
+    (line,) = [ln for ln in capsys.readouterr().err.splitlines() if ln.startswith("sterling")]
+    assert line.startswith("sterling: training.jit_compile: XLA cannot compile the step: layer ")
+    assert "MaxPoolGrad" in line
     assert not (tmp_path / "run").exists()

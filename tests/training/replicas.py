@@ -53,7 +53,7 @@ NO_NOISE = 1e-5
 
 def trained(recipe: Recipe, root: Path) -> keras.Model:
     session, run = open_session(recipe), RunDirectory(root)
-    root.mkdir()
+    root.mkdir(parents=True)
     ledger = None if session.plan is None else Ledger(run.ledger, session.plan)
     loop = session.loop(run, [], ledger, verbose=0)
     loop.run()
@@ -196,7 +196,7 @@ def watched(watch: ClipWatch) -> float:
 
 
 def clipping() -> dict[str, Any]:
-    """Replicas that share a moving bound, and how far one example moves their sum."""
+    """Replicas that share a moving bound, with XLA and without, and one example's part in a sum."""
     sgd = OptimizerSettings(name="SGD", learning_rate=0.1)
     training = replace(BASE.training, steps=5, physical_batch_size=16, optimizer=sgd)
     adaptive = PrivacySettings(
@@ -206,6 +206,7 @@ def clipping() -> dict[str, Any]:
     )
     mlp = replace(BASE.model.mlp, dropout=0.0)
     recipe = replace(BASE, privacy=adaptive, model=replace(BASE.model, mlp=mlp), training=training)
+    compiled = replace(recipe, training=replace(training, jit_compile=True))
     methods = (
         FlatClipping(0.2),
         PerLayerClipping(0.2),
@@ -214,7 +215,8 @@ def clipping() -> dict[str, Any]:
     )
     with tempfile.TemporaryDirectory() as folder:
         return {
-            "private, adaptive": compare(recipe, Path(folder)),
+            "private, adaptive": compare(recipe, Path(folder) / "adaptive"),
+            "private, XLA": compare(compiled, Path(folder) / "XLA"),
             "watched": max(watched(ClipWatch("ward", 2, share)) for share in (None, 0.1)),
             "sensitivity": {method.method: sensitivity(method) for method in methods},
         }

@@ -44,7 +44,15 @@ def run_replicas(*arguments: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "kind", ["plain", "plain, accumulated", "private", "private, accumulated", "private, adaptive"]
+    "kind",
+    [
+        "plain",
+        "plain, accumulated",
+        "private",
+        "private, accumulated",
+        "private, adaptive",
+        "private, XLA",
+    ],
 )
 def test_two_replicas_end_with_the_weights_of_one_device(differences, kind):
     found = differences[kind]
@@ -60,6 +68,7 @@ def test_two_replicas_end_with_the_weights_of_one_device(differences, kind):
         "private",
         "private, accumulated",
         "private, adaptive",
+        "private, XLA",
         "private, dropout",
     ],
 )

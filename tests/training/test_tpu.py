@@ -23,7 +23,13 @@ from training.privacy.plan import PrivacyPlan
 from training.privacy.sampling import ShuffledSampling
 from training.steps import PlainStep, PrivateStep, TrainingStep
 from training.tpu_lowering import Lowering, lowering_of
-from training.tpu_operations import Obstacle, _computation, obstacles_of, refuse_obstacles
+from training.xla_operations import (
+    Obstacle,
+    _computation,
+    compiler_here,
+    obstacles_of,
+    refuse_obstacles,
+)
 
 Built = tuple[keras.Model, dict[str, Any]]
 
@@ -193,6 +199,43 @@ def test_operation_that_no_tpu_compiles_is_named_with_layer_and_remedy(do, opera
     assert said in str(obstacle)
     with pytest.raises(UserError, match=r"training\.strategy: a TPU cannot compile the step: "):
         refuse_obstacles(found)
+
+
+HERE = compiler_here(in_one_order=False, within=False)
+
+
+def test_operation_that_xla_does_not_compile_on_this_machine_is_named_likewise():
+    model, batch = model_doing(called_in_python)
+    graphs = step_of(model, False).trace(specification(batch))
+    (obstacle,) = obstacles_of(graphs, model, HERE)
+    assert (obstacle.operation, obstacle.layer) == ("EagerPyFunc", "block/culprit")
+    with pytest.raises(UserError, match=r"training\.jit_compile: XLA cannot compile the step: "):
+        refuse_obstacles([obstacle], HERE)
+
+
+def test_size_that_the_data_decide_is_no_obstacle_but_on_a_tpu():
+    model, batch = model_doing(DOINGS["unique"][0])
+    graphs = step_of(model, False).trace(specification(batch))
+    assert [o.operation for o in obstacles_of(graphs, model)] == ["Unique"]
+    assert obstacles_of(graphs, model, HERE) == []
+
+
+def pooling() -> Built:
+    image = keras.Input((8, 8, 3), name="image")
+    pooled = keras.layers.MaxPooling2D(name="pool")(keras.layers.Conv2D(4, 3)(image))
+    model = keras.Model({"image": image}, keras.layers.Dense(3)(keras.layers.Flatten()(pooled)))
+    return model, labelled({"image": np.ones((8, 8, 8, 3), "float32")}, 3)
+
+
+@pytest.mark.parametrize("in_one_order", [False, True])
+def test_gradient_of_max_pooling_is_an_obstacle_only_where_sums_must_keep_their_order(
+    in_one_order,
+):
+    model, batch = pooling()
+    graphs = step_of(model, False).trace(specification(batch))
+    compiler = compiler_here(in_one_order=in_one_order, within=False)
+    found = [(o.operation, o.layer) for o in obstacles_of(graphs, model, compiler)]
+    assert found == ([("MaxPoolGrad", "pool")] if in_one_order else [])
 
 
 def test_private_step_is_looked_over_likewise():

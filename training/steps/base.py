@@ -41,7 +41,8 @@ class TrainingStep(ABC):
         strategy: Where the step runs.
         accumulates: Whether a logical batch can need more than one physical batch.
         l2: L2 penalty on weight matrices; looks at no example.
-        jit_compile: Compile with XLA.
+        jit_compile: Compile with XLA: the whole step; of a step over several replicas, which no one
+            program can be, each replica's gradients.
         group_weights: Weights of examples by group and label.
         terms: What is added to the loss beside unfairness.
         steps_per_execution: Most steps that `take_group` takes in one call.
@@ -89,12 +90,17 @@ class TrainingStep(ABC):
             self._accumulated_examples = self._local_total(())
         self._update = build_update(optimizer, self._variables, strategy)
 
+        within = jit_compile and strategy.num_replicas_in_sync > 1
+        self._sum = self._gradient_sum
+        if within:
+            self._sum = tf.function(self._gradient_sum, autograph=False, jit_compile=True)
+
         def compiled(function: Callable[..., Any]) -> Any:
             # Without autograph, errors reach the user as they were raised.
             return tf.function(
                 lambda *arguments: self._totals(strategy.run(function, arguments)),
                 autograph=False,
-                jit_compile=jit_compile,
+                jit_compile=jit_compile and not within,
             )
 
         self._add = compiled(self._replica_add)
@@ -307,7 +313,7 @@ class TrainingStep(ABC):
         return dict(zip(names, tf.unstack(total, num=len(names)), strict=True))
 
     def _replica_add(self, batch: dict[str, Any]) -> dict[str, tf.Tensor]:
-        sums, report = self._gradient_sum(batch)
+        sums, report = self._sum(batch)
         for total, value in zip(self._accumulated, sums, strict=True):
             total.assign_add(value)
         self._accumulated_examples.assign_add(report["examples"])
@@ -319,7 +325,7 @@ class TrainingStep(ABC):
         noise: Noise,
         accumulated: bool = False,
     ) -> dict[str, tf.Tensor]:
-        sums, report = self._gradient_sum(batch)
+        sums, report = self._sum(batch)
         examples = report["examples"]
         if accumulated:
             sums = [s + total for s, total in zip(sums, self._accumulated, strict=True)]

@@ -63,7 +63,8 @@ class PrivateStep(TrainingStep):
                 plan.mechanism.slots,
                 plan.noise_stddev,
                 self._strategy,
-                jit_compile=further.get("jit_compile", False),
+                jit_compile=further.get("jit_compile", False)
+                and self._strategy.num_replicas_in_sync == 1,
             )
 
     @property
