@@ -40,7 +40,8 @@ def scale_rows(x: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
 def zero_rows(x: tf.Tensor, bad: tf.Tensor) -> tf.Tensor:
     """Replaces the rows of `x` (batch, ...) where `bad` by zeros, whatever they held."""
     shape = [-1] + [1] * (x.shape.rank - 1)
-    return tf.where(tf.reshape(bad, shape), tf.zeros([], x.dtype), x)
+    # Not a zero for all: a GPU's graph could not be laid out anew around it, channels first.
+    return tf.where(tf.reshape(bad, shape), tf.zeros_like(x), x)
 
 
 @dataclass(frozen=True)
