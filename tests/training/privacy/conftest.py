@@ -7,6 +7,7 @@ import pytest
 from training.privacy.half_precision import use_whole_float32
 
 
-@pytest.fixture(autouse=True)
+# Before references that a whole module shares.
+@pytest.fixture(autouse=True, scope="session")
 def whole_float32() -> None:
     use_whole_float32()

@@ -19,6 +19,7 @@ from tests.training.privacy.naive import (
     relative_error,
 )
 from training.privacy.clipping import clipped_gradient_sum
+from training.privacy.rules import fallback
 
 L = keras.layers
 BATCH = 3
@@ -109,9 +110,8 @@ class NotVectorisable(L.Layer):
         self.gain = self.add_weight(shape=(shape[-1],), initializer="normal")
 
     def call(self, inputs: Any) -> Any:
-        return inputs * self.gain + tf.reshape(
-            tf.py_function(lambda x: tf.zeros_like(x), [inputs], inputs.dtype), ops.shape(inputs)
-        )
+        held = tf.experimental.Optional.from_value(tf.stop_gradient(inputs))
+        return inputs * self.gain + 0.0 * tf.ensure_shape(held.get_value(), inputs.shape)
 
 
 def reals(*shape: int) -> np.ndarray:
@@ -281,10 +281,32 @@ def test_fallback_in_half_precision_stays_close() -> None:
 
 
 def test_layer_that_cannot_be_vectorised_is_looped_with_one_warning(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(fallback, "_warned", set())
     model, inputs = not_vectorisable()
     with caplog.at_level(logging.WARNING):
         assert_exact(model, inputs)
         assert_exact(model, inputs)
-    assert caplog.text.count("cannot be vectorised") <= 1
+    assert caplog.text.count("cannot be vectorised") == 1
+
+
+@keras.saving.register_keras_serializable("tests")
+class SeesItsKernels(L.GRU):
+    """Notes what it may use whenever it runs."""
+
+    def inner_loop(self, *arguments: Any, **further: Any) -> Any:
+        self.__dict__.setdefault("seen", []).append(self.use_cudnn)
+        return super().inner_loop(*arguments, **further)
+
+
+def test_recurrent_layer_runs_without_cudnn_where_it_is_vectorised_and_there_alone() -> None:
+    x = keras.Input((4, 3))
+    layer = SeesItsKernels(2)
+    model = keras.Model(x, logits(L.Bidirectional(layer, merge_mode="sum")(x)))
+    inner = model.layers[1].forward_layer
+    inner.__dict__["seen"] = []
+    assert_exact(model, reals(4, 3))
+    assert "auto" in inner.seen  # the forward pass
+    assert False in inner.seen  # the gradient of one example
+    assert inner.use_cudnn == "auto"

@@ -12,7 +12,8 @@ are given whole to every example.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,7 +104,8 @@ class FallbackRule(Rule):
             values = [tf.convert_to_tensor(v.value) for v in variables]
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(values)
-                with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+                state = list(zip(variables, values, strict=True))
+                with keras.StatelessScope(state_mapping=state), _without_cudnn(layer):
                     outputs = tf.nest.flatten(layer(*own_args, **own_kwargs))
             found = tape.gradient(
                 [x for x in outputs if tf.is_tensor(x) and x.dtype.is_floating],
@@ -118,6 +120,23 @@ class FallbackRule(Rule):
             (variable, Instantiated(tf.ensure_shape(values, [batch, *variable.shape])))
             for variable, values in zip(variables, stacked, strict=True)
         ]
+
+
+@contextmanager
+def _without_cudnn(layer: keras.Layer) -> Iterator[None]:
+    """Recurrent layers in TensorFlow's operations.
+
+    On a GPU Keras takes cuDNN's, which cannot be vectorised, and with a mask not even looped over.
+    """
+    recurrent = [inner for inner in layer._flatten_layers() if hasattr(inner, "use_cudnn")]
+    before = [inner.use_cudnn for inner in recurrent]
+    for inner in recurrent:
+        inner.use_cudnn = False
+    try:
+        yield
+    finally:
+        for inner, value in zip(recurrent, before, strict=True):
+            inner.use_cudnn = value
 
 
 def _is_row_of(x: Any, batch: int) -> bool:
