@@ -106,7 +106,9 @@ def _show(arguments: argparse.Namespace) -> None:
         from training.privacy.explanation import explain, print_explanations
 
         loss = cross_entropy([str(i) for i in range(built.model.output.shape[-1])])
-        print_explanations(explain(built.model, loss, workload.batch))
+        budget = arguments.memory_budget
+        memory_bytes = None if budget is None else 1e9 * budget
+        print_explanations(explain(built.model, loss, workload.batch, memory_bytes))
     if arguments.profile:
         for mode in ("plain", "private"):
             step = workload.stepper(mode, built)
