@@ -2,6 +2,7 @@
 
     python -m benchmarks.dp_step --model bert --batch 32 --size 128
     python -m benchmarks.dp_step --model resnet50 --batch 32 --size 64 --json
+    python -m benchmarks.dp_step --model bert --mode private --json
     python -m benchmarks.dp_step --model bert --profile --explain
 
 A step is forward, backward, clipping, noise and optimizer, on one fixed batch, until the device
@@ -77,7 +78,7 @@ def _device() -> str:
 def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     workload = _workload(arguments)
     built = workload.build()
-    modes = [mode for mode in MODES if mode != "keras" or arguments.keras]
+    modes = modes_of(arguments)
     # Each kind trains its own copy of nothing: weights are shared, and a step's cost does not
     # depend on their values.
     steps = {mode: workload.stepper(mode, built) for mode in modes}
@@ -92,8 +93,6 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
             step()
             seconds[mode].append(time.perf_counter() - start)
             cpu[mode].append(time.process_time() - start_cpu)
-    ratios = sorted(p / q for p, q in zip(seconds["private"], seconds["plain"], strict=True))
-    median = {mode: statistics.median(values) for mode, values in seconds.items()}
     result = {
         "model": arguments.model,
         "batch": arguments.batch,
@@ -102,23 +101,50 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "device": _device(),
         "xla": arguments.xla,
         "repeats": arguments.repeats,
-        "plain_s": median["plain"],
-        "private_s": median["private"],
-        "ratio": median["private"] / median["plain"],
-        "ratio_quartiles": [ratios[len(ratios) // 4], ratios[(3 * len(ratios)) // 4]],
-        "ratio_of_minima": min(seconds["private"]) / min(seconds["plain"]),
-        "cpu_ratio": statistics.median(cpu["private"]) / statistics.median(cpu["plain"]),
-        "plain_min_s": min(seconds["plain"]),
-        "private_min_s": min(seconds["private"]),
-        "examples_per_s": arguments.batch / median["private"],
+        **compared(seconds, cpu, arguments.batch),
     }
-    if arguments.keras:
-        result["keras_train_on_batch_s"] = median["keras"]
     if not arguments.no_memory:
-        for mode in ("plain", "private"):
-            result[f"{mode}_peak_gb"] = _peak_gb(mode, arguments)
-        result["memory_ratio"] = result["private_peak_gb"] / result["plain_peak_gb"]
+        for mode in modes:
+            if mode in ("plain", "private") or len(modes) == 1:
+                result[f"{mode}_peak_gb"] = _peak_gb(mode, arguments)
+        if {"plain", "private"} <= set(modes):
+            result["memory_ratio"] = result["private_peak_gb"] / result["plain_peak_gb"]
     return result
+
+
+def modes_of(arguments: argparse.Namespace) -> list[str]:
+    """The kinds of step that are timed, in the order in which they alternate."""
+    if arguments.mode != "both":
+        return [arguments.mode]
+    return [mode for mode in MODES if mode != "keras" or arguments.keras]
+
+
+def compared(
+    seconds: dict[str, list[float]], cpu: dict[str, list[float]], batch: int
+) -> dict[str, Any]:
+    """Medians and minima of each kind of step, and of private to plain where both were timed.
+
+    Args:
+        seconds: Of each kind the time of every step, by the clock.
+        cpu: Likewise, processor time.
+        batch: Examples of a step.
+    """
+    median = {mode: statistics.median(values) for mode, values in seconds.items()}
+    found: dict[str, Any] = {
+        ("keras_train_on_batch_s" if mode == "keras" else f"{mode}_s"): value
+        for mode, value in median.items()
+    }
+    if {"plain", "private"} <= set(seconds):
+        ratios = sorted(p / q for p, q in zip(seconds["private"], seconds["plain"], strict=True))
+        found |= {
+            "ratio": median["private"] / median["plain"],
+            "ratio_quartiles": [ratios[len(ratios) // 4], ratios[(3 * len(ratios)) // 4]],
+            "ratio_of_minima": min(seconds["private"]) / min(seconds["plain"]),
+            "cpu_ratio": statistics.median(cpu["private"]) / statistics.median(cpu["plain"]),
+        }
+    found |= {f"{mode}_min_s": min(values) for mode, values in seconds.items()}
+    timed = "private" if "private" in median else next(iter(median))
+    return {**found, "examples_per_s": batch / median[timed]}
 
 
 def _show(arguments: argparse.Namespace) -> None:
@@ -130,9 +156,11 @@ def _show(arguments: argparse.Namespace) -> None:
         from training.privacy.explanation import explain, print_explanations
 
         loss = cross_entropy([str(i) for i in range(built.model.output.shape[-1])])
-        print_explanations(explain(built.model, loss, workload.batch))
+        budget = arguments.memory_budget
+        memory_bytes = None if budget is None else 1e9 * budget
+        print_explanations(explain(built.model, loss, workload.batch, memory_bytes))
     if arguments.profile:
-        for mode in ("plain", "private"):
+        for mode in modes_of(arguments):
             step = workload.stepper(mode, built)
             step()
             step()
@@ -151,6 +179,9 @@ def main() -> None:
         "--precision", choices=("float32", "mixed_bfloat16", "mixed_float16"), default="float32"
     )
     parser.add_argument("--memory-budget", type=float, help="privacy.memory_budget, GB")
+    parser.add_argument(
+        "--mode", choices=("both", *MODES), default="both", help="time one kind of step alone"
+    )
     parser.add_argument("--keras", action="store_true", help="also time Keras' train_on_batch")
     parser.add_argument("--no-memory", action="store_true", help="skip the memory processes")
     parser.add_argument("--json", action="store_true", help="print one JSON line")

@@ -131,13 +131,20 @@ def _problems_of_recipe(recipe: Recipe) -> list[Any]:
     import data
     from training.losses import recipe_loss
     from training.privacy.inspection import problems_of
-    from training.session import build_model
+    from training.session import build_model, plan_ahead
 
     keras.config.set_dtype_policy(recipe.training.precision)
     dataset = data.load(recipe.data)
     model = build_model(recipe, dataset).model
     loss = recipe_loss(recipe, dataset.info.label_names)
-    return problems_of(model, loss)
+    problems: list[Any] = list(problems_of(model, loss))
+    if recipe.privacy.enabled:
+        try:
+            plan = plan_ahead(recipe, dataset)
+            plan.clipping.grouping([v.path for v in model.trainable_variables])
+        except UserError as error:
+            problems.append(error)
+    return problems
 
 
 def _report(name: str, problems: list[Any]) -> list[Any]:

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 import data
 import models
-from configs.schema import Recipe, require
+from configs.schema import Recipe, TrainingSettings, require
 from data import Dataset, PreparedSplit
 from data.service import require_service
 from models import BuiltModel
@@ -200,6 +200,41 @@ def build_model(recipe: Recipe, dataset: Dataset) -> BuiltModel:
     )
 
 
+def plan_ahead(recipe: Recipe, dataset: Dataset) -> PrivacyPlan:
+    """The plan that `open_session` would make, without a model; for a recipe with privacy.
+
+    Raises:
+        UserError: If there is none: a value is impossible, or nothing is proven about the parts.
+    """
+    records, unit = records_of(recipe, dataset)
+    preparation = Preparation.of(recipe.fairness, dataset)
+
+    def steps_of(settings: TrainingSettings, count: int) -> int:
+        return run_length(settings, count, unit).steps
+
+    recipe = resolved(recipe, records, steps_of, preparation.shares)
+    steps = steps_of(recipe.training, records)
+    return _plan_of(recipe, dataset, preparation, records, steps)
+
+
+def _plan_of(
+    recipe: Recipe, dataset: Dataset, preparation: Preparation, records: int, steps: int
+) -> PrivacyPlan:
+    return PrivacyPlan.from_settings(
+        recipe.privacy,
+        num_examples=records,
+        batch_size=recipe.training.batch_size,
+        steps=steps,
+        shares=preparation.shares,
+        watch=ClipWatch.of(recipe.privacy.clipping.watch, dataset.info.groups),
+        versions=preparation.rows_per_record,
+        counterparts=preparation.counterparts,
+        group_releases=GroupReleases.from_settings(
+            recipe.fairness, records, recipe.training.batch_size
+        ),
+    )
+
+
 def _look_over(
     recipe: Recipe, dataset: Dataset, built: BuiltModel, examples: PreparedSplit
 ) -> None:
@@ -245,19 +280,7 @@ def open_session(
     length = run_length(settings, records, unit)
     plan = None
     if recipe.privacy.enabled:
-        plan = PrivacyPlan.from_settings(
-            recipe.privacy,
-            num_examples=records,
-            batch_size=settings.batch_size,
-            steps=length.steps,
-            shares=preparation.shares,
-            watch=ClipWatch.of(recipe.privacy.clipping.watch, dataset.info.groups),
-            versions=preparation.rows_per_record,
-            counterparts=preparation.counterparts,
-            group_releases=GroupReleases.from_settings(
-                recipe.fairness, records, settings.batch_size
-            ),
-        )
+        plan = _plan_of(recipe, dataset, preparation, records, length.steps)
         use_whole_float32()
         if has_accelerators():
             require_whole_float32(strategy)

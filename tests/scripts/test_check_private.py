@@ -55,6 +55,22 @@ def test_recipe_is_converted_and_every_problem_of_it_listed(capsys, tmp_path) ->
     assert written["privacy"]["noise_multiplier"] == 1
 
 
+@pytest.mark.parametrize(
+    ("privacy", "line"),
+    [
+        ("mechanism: {method: tree}", "privacy.mechanism.method"),
+        ("clipping: {method: groups, groups: [{variables: nothing*}]}", "privacy.clipping.groups"),
+    ],
+)
+def test_plan_that_training_would_refuse_is_a_problem(capsys, tmp_path, privacy, line) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE.replace("noise_multiplier: 1", f"noise_multiplier: 1, {privacy}"))
+    group = ["--model.resnet50.normalization", "group"]
+    assert main(["check-private", str(recipe), *group]) == 2
+    (problem,) = [ln for ln in capsys.readouterr().out.splitlines() if ln.startswith("- ")]
+    assert line in problem
+
+
 @pytest.mark.slow
 def test_process_checks_and_converts_a_model_file(model_file, tmp_path) -> None:
     output = tmp_path / "private.keras"

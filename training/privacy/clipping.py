@@ -44,8 +44,9 @@ from training.privacy.norms import named, norms_of, within_memory
 from training.privacy.records import by_record
 from training.privacy.taps import Sites, Tap, find_sites, tapped_forward
 
-# (labels (batch,), logits (batch, classes)) -> losses (batch,)
-PerExampleLoss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+# (labels (batch,), logits (batch, classes)) -> losses (batch,); of a model with several outputs
+# all of them, nested as the model gives them
+PerExampleLoss = Callable[[tf.Tensor, Any], tf.Tensor]
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class ClippedSum:
         used: bool (records,), whether the record is part of the sum: it has a real row and a
             finite gradient.
         losses: float32 (batch,), zero where masked or left out.
-        logits: float32 (batch, classes).
+        logits: float32 (batch, classes), or a nest of such where the model has several outputs.
         non_finite: int32 (), real rows left out because their record's gradient was not finite.
     """
 
@@ -73,7 +74,7 @@ class ClippedSum:
     relative_norms: tf.Tensor
     used: tf.Tensor
     losses: tf.Tensor
-    logits: tf.Tensor
+    logits: Any
     non_finite: tf.Tensor
 
 
@@ -112,13 +113,13 @@ class BookKept:
         gradients: Variable id -> factored gradient of every record; variables that the loss does
             not reach are absent.
         losses: float32 (batch,), zero where masked.
-        logits: float32 (batch, classes).
+        logits: float32 (batch, classes), or a nest of such.
         backward: What the backward pass made; when all are there it is over.
     """
 
     gradients: dict[int, PerExampleGradient]
     losses: tf.Tensor
-    logits: tf.Tensor
+    logits: Any
     backward: list[tf.Tensor]
 
 
@@ -148,7 +149,8 @@ def per_example_gradients(
     scale = loss_scale(model)
     with tf.GradientTape(watch_accessed_variables=False, persistent=False) as tape:
         outputs, taps = tapped_forward(model, inputs, batch_size, sites, tape.watch)
-        logits = tf.cast(outputs, tf.float32)
+        # One by one: a cast of a list would stack its tensors along a new first axis.
+        logits = tf.nest.map_structure(lambda x: tf.cast(x, tf.float32), outputs)
         losses = loss(labels, logits)
         losses.shape.assert_is_compatible_with([batch_size])
         # `where`, not a product: a padding row may hold anything, even a NaN loss.

@@ -104,35 +104,38 @@ def probe(
     everyone = tf.ones([size], tf.bool)
 
     @tf.function(autograph=False)
-    def engine(inputs: Any, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def engine(inputs: Any, labels: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         clipped = clipped_gradient_sum(
             model, loss, {"inputs": inputs, "labels": labels, "mask": everyone}, 1.0, sites
         )
-        return clipped.norms, clipped.logits
+        return clipped.norms, tf.nest.flatten(clipped.logits)
 
     @tf.function(autograph=False, reduce_retracing=True)
-    def naive(inputs: Any, labels: tf.Tensor, row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def naive(inputs: Any, labels: tf.Tensor, row: tf.Tensor) -> tuple[tf.Tensor, list]:
         values = [v.value for v in model.trainable_variables]
         with tf.GradientTape() as tape:
-            logits = tf.cast(model(inputs, training=True), tf.float32)
+            logits = tf.nest.map_structure(
+                lambda x: tf.cast(x, tf.float32), model(inputs, training=True)
+            )
             total = loss(labels, logits)[row]
         found = tape.gradient(total, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         dense = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in found]
-        return tf.linalg.global_norm(dense), logits[row]
+        return tf.linalg.global_norm(dense), [x[row] for x in tf.nest.flatten(logits)]
 
-    def compare(norms: tf.Tensor, logits: tf.Tensor, i: int, is_random: bool) -> None:
+    def compare(norms: tf.Tensor, logits: list[tf.Tensor], i: int, is_random: bool) -> None:
         rows = [i] * size if is_random else [i]
         one = tf.nest.map_structure(lambda x: tf.gather(x, rows), few)
         own_norm, own_logits = naive(
             one["inputs"], one["labels"], tf.constant(i if is_random else 0)
         )
-        _compare(
-            logits[i].numpy(),
-            own_logits.numpy(),
-            tolerance,
-            "the output for an example changes with the other examples of its batch: a layer "
-            "mixes examples, or takes another axis for the batch",
-        )
+        for output, own_output in zip(logits, own_logits, strict=True):
+            _compare(
+                output[i].numpy(),
+                own_output.numpy(),
+                tolerance,
+                "the output for an example changes with the other examples of its batch: a layer "
+                "mixes examples, or takes another axis for the batch",
+            )
         _compare(
             norms[i].numpy(),
             own_norm.numpy(),

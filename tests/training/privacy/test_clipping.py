@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from configs.schema import UserError
 from tests.training.privacy.naive import cross_entropy, relative_error
 from training.privacy.clip_methods import FlatClipping, PerLayerClipping
 from training.privacy.clipping import clipped_gradient_sum
+from training.privacy.inspection import probe
 
 L = keras.layers
 BATCH = 5
@@ -92,3 +94,30 @@ def test_example_that_overflows_float16_counts_as_zero() -> None:
     found = clipped_gradient_sum(net, large_loss, some, 0.5)
     assert int(found.non_finite) == 1
     assert relative_error(found.gradients, [g.numpy() for g in expected]) <= 1e-6
+
+
+def test_several_outputs_reach_the_loss_as_the_model_nests_them() -> None:
+    keras.utils.set_random_seed(1)
+    x = keras.Input((6,))
+    first, second = L.Dense(3, "tanh")(x), L.Dense(3)(x)
+    nested = keras.Model(x, {"a": first, "more": [second]})
+    joined = keras.Model(x, L.Concatenate()([first, second]))
+
+    def of_nested(labels: tf.Tensor, outputs: Any) -> tf.Tensor:
+        return cross_entropy(labels, outputs["a"]) + cross_entropy(labels, outputs["more"][0])
+
+    def of_joined(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+        return cross_entropy(labels, outputs[:, :3]) + cross_entropy(labels, outputs[:, 3:])
+
+    expected = clipped_gradient_sum(joined, of_joined, batch(), 0.5)
+    found = clipped_gradient_sum(nested, of_nested, batch(), 0.5)
+    np.testing.assert_allclose(found.norms, expected.norms, rtol=1e-6)
+    assert relative_error(found.gradients, [g.numpy() for g in expected.gradients]) <= 1e-6
+    np.testing.assert_allclose(found.logits["a"], expected.logits[:, :3], rtol=1e-6)
+    probe(nested, of_nested, batch())
+
+    def coupled(labels: tf.Tensor, outputs: Any) -> tf.Tensor:
+        return of_nested(labels, outputs) * tf.reduce_mean(outputs["a"] ** 2)
+
+    with pytest.raises(UserError, match="not that of the example alone"):
+        probe(nested, coupled, batch())

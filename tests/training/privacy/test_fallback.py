@@ -210,6 +210,16 @@ def constant_of_batch_size() -> tuple[keras.Model, Any]:
     )
 
 
+def diagonal_of_inputs() -> tuple[keras.Model, Any]:
+    x = keras.Input((3, 3))
+    return keras.Model(x, logits(L.EinsumDense("abb,bc->ac", 4, bias_axes="c")(x))), reals(3, 3)
+
+
+def diagonal_of_kernel() -> tuple[keras.Model, Any]:
+    x = keras.Input((5, 3))
+    return keras.Model(x, logits(L.EinsumDense("abc,ccd->abd", (5, 4))(x))), reals(5, 3)
+
+
 def not_vectorisable() -> tuple[keras.Model, Any]:
     x = keras.Input((5,))
     return keras.Model(x, logits(NotVectorisable()(x))), reals(5)
@@ -234,6 +244,8 @@ MODELS = [
     borrowed_weight,
     borrowed_by_the_graph,
     constant_of_batch_size,
+    diagonal_of_inputs,
+    diagonal_of_kernel,
 ]
 
 

@@ -132,6 +132,9 @@ COMPILE = {
     "loss weights": {"loss_weights": [2.0]},
     "weighted metrics": {"weighted_metrics": ["accuracy"]},
     "eager": {"run_eagerly": True},
+    "metric that poses as validation": {
+        "metrics": [keras.metrics.SparseCategoricalAccuracy(name="val_accuracy")]
+    },
     "loss scale": {"optimizer": keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())},
 }
 
@@ -149,6 +152,15 @@ def test_model_that_mixes_examples_is_refused_with_its_layer_and_remedy() -> Non
         make_private(model, PLAN)
     with pytest.raises(UserError, match=r"expected a keras.Model. Received: str"):
         make_private("model", PLAN)
+
+
+@pytest.mark.parametrize("labels", [Y, (Y, Y)], ids=["one", "several"])
+def test_model_with_several_outputs_is_refused_in_words(labels) -> None:
+    x = keras.Input((5,))
+    private = compiled(keras.Model(x, [L.Dense(2)(x), L.Dense(2)(x)]))
+    with pytest.raises(UserError, match=r"expected one output and one array of labels.*2 output"):
+        private.fit(X, labels, epochs=1, verbose=0)
+    assert private.releases == 0
 
 
 def test_budget_is_never_overdrawn() -> None:

@@ -59,7 +59,15 @@ def per_example_loss(loss: Any) -> PerExampleLoss:
     unreduced, adds_up = _parts(identified)
     name = getattr(identified, "name", getattr(identified, "__name__", "loss"))
 
-    def per_example(labels: Any, outputs: tf.Tensor) -> tf.Tensor:
+    def per_example(labels: Any, outputs: Any) -> tf.Tensor:
+        if not tf.is_tensor(outputs) or not tf.is_tensor(labels_of(labels)):
+            raise UserError(
+                "fit: expected one output and one array of labels, which compile's one loss is of. "
+                f"Received: {len(tf.nest.flatten(outputs))} output(s), and "
+                f"{len(tf.nest.flatten(labels_of(labels)))} array(s) of labels. Join outputs in "
+                "a last layer, or write the loop yourself with clipped_gradient_sum, whose loss "
+                "takes all of them."
+            )
         batch_size = outputs.shape[0]
         values = tf.convert_to_tensor(unreduced(_as_keras_does(labels_of(labels)), outputs))
         _require_rows(name, values, batch_size)

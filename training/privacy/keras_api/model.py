@@ -129,6 +129,7 @@ class PrivateModel(WrappingModel):
         refuse_compile_arguments(
             optimizer,
             loss_weights=loss_weights,
+            metrics=metrics,
             weighted_metrics=weighted_metrics,
             run_eagerly=run_eagerly,
         )

@@ -12,7 +12,7 @@ from training.privacy.plan import PrivacyPlan
 
 
 def refuse_compile_arguments(
-    optimizer: Any, *, loss_weights: Any, weighted_metrics: Any, run_eagerly: bool
+    optimizer: Any, *, loss_weights: Any, metrics: Any, weighted_metrics: Any, run_eagerly: bool
 ) -> None:
     """Refuses what private training cannot carry out.
 
@@ -28,6 +28,15 @@ def refuse_compile_arguments(
             "compile(weighted_metrics=...): expected none. Name them in metrics, where padding is "
             "left out."
         )
+    for metric in keras.tree.flatten(metrics):
+        function_name = getattr(metric, "__name__", "")
+        name = str(metric if isinstance(metric, str) else getattr(metric, "name", function_name))
+        if name == "epsilon" or name.startswith("val_"):
+            raise UserError(
+                f"compile(metrics=...): expected names that do not begin with val_, and not "
+                f"epsilon. Received: {name!r}, under which a measurement of training examples "
+                "would pass for one of validation."
+            )
     if run_eagerly:
         raise UserError(
             "compile(run_eagerly=True): expected False; the private step is traced, because what "

@@ -68,6 +68,11 @@ class Equation:
         return self.outputs[0] == batch and batch not in self.kernel
 
     @property
+    def takes_diagonals(self) -> bool:
+        """Whether a letter stands twice in one operand ("abb")."""
+        return any(len(set(x)) < len(x) for x in (self.inputs, self.kernel, self.outputs))
+
+    @property
     def time(self) -> str:
         return "".join(c for c in self.inputs[1:] if c in self.outputs)
 
@@ -151,7 +156,10 @@ def _lora_gradients(
 
 
 class EinsumDenseRule(FusedActivationRule):
-    """Any equation that keeps the batch first; LoRA where the kernel's last axis is produced."""
+    """Any equation that keeps the batch first and takes no diagonal.
+
+    LoRA where the kernel's last axis is produced. Others take the fallback.
+    """
 
     def applies_to(self, layer: keras.Layer) -> bool:
         if layer.quantization_mode is not None or not layer.built:
@@ -165,7 +173,9 @@ class EinsumDenseRule(FusedActivationRule):
         seen = set(equation.inputs + equation.outputs)
         if layer.lora_enabled and equation.kernel[-1] not in equation.produced_only:
             return False
-        return equation.keeps_batch_first and set(equation.kernel) <= seen
+        if equation.takes_diagonals or not equation.keeps_batch_first:
+            return False
+        return set(equation.kernel) <= seen
 
     def gradients(
         self,
