@@ -44,7 +44,17 @@ def run_replicas(*arguments: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "kind", ["plain", "plain, accumulated", "private", "private, accumulated", "private, adaptive"]
+    "kind",
+    [
+        "plain",
+        "plain, accumulated",
+        "plain, clipnorm",
+        "plain, global_clipnorm",
+        "plain, clipvalue",
+        "private",
+        "private, accumulated",
+        "private, adaptive",
+    ],
 )
 def test_two_replicas_end_with_the_weights_of_one_device(differences, kind):
     found = differences[kind]
@@ -92,7 +102,7 @@ def test_replicas_end_with_the_weights_of_one_device_in_every_kind_of_step(repli
     # Dropout differs by replica, so only the replicas can be compared.
     assert found.pop("private, dropout")["replicas"] == 0.0
     found |= run_replicas("noiseless", *arguments)
-    assert len(found) == 6
+    assert len(found) == 9
     for differences in found.values():
         assert_same_weights(differences)
 
