@@ -20,7 +20,7 @@ from types import FrameType
 from typing import IO
 
 from configs.schema import SettingError, UserError, require
-from training.interruption import SIGNALS
+from training.interruption import SIGNALS, Stopped
 
 OPTION = "--local-workers"
 
@@ -38,6 +38,7 @@ def run_workers(argv: Sequence[str], count: int) -> int:
 
     Raises:
         UserError: If this process is itself a worker, or `count` makes no sense.
+        Stopped: If a signal ended a worker before it had begun.
     """
     require(count >= 1, OPTION, count, "a whole number >= 1")
     if os.environ.get("TF_CONFIG"):
@@ -117,6 +118,8 @@ def _wait(workers: Sequence[subprocess.Popen[bytes]], words: Sequence[IO[bytes]]
     code = workers[failed].returncode
     if failed and code > 0:
         _show(failed, words[failed])
+    if -code in SIGNALS:  # it had not begun, and left signals to the kernel
+        raise Stopped(-code)
     if code < 0:
         raise UserError(
             f"worker {failed} of {len(workers)} was killed ({signal.Signals(-code).name}); the "

@@ -60,8 +60,10 @@ def main(argv: Sequence[str]) -> None:
 def train(recipe: Recipe, root: str, *, debug: bool = False) -> None:
     """Trains, evaluates, exports and reports; all of it lies in `root` afterwards."""
     start_tensorflow(debug=debug)
+    from training.cluster import task_under
     from training.run_directory import RunDirectory
     from training.run_lock import RunLock
+    from training.workers import naming_lost_workers
 
     run = RunDirectory.at(root)
     recipe = _as_begun(recipe, run)
@@ -69,7 +71,8 @@ def train(recipe: Recipe, root: str, *, debug: bool = False) -> None:
     if run.evaluation.exists() and run.export.exists():
         _show_finished(run)
         return
-    with RunLock(run.root) as lock:
+    task = task_under(recipe.training.strategy)
+    with RunLock(run.root, task) as lock, naming_lost_workers(joined=task is not None):
         _train(recipe, run, lock)
 
 
@@ -77,7 +80,10 @@ def _as_begun(recipe: Recipe, run: RunDirectory) -> Recipe:
     """The recipe with what its run found by calibration, so that it is the run's own recipe."""
     if recipe.privacy.calibrate == "noise" or not run.config.exists():
         return recipe
-    found = yaml.safe_load(run.config.read_text(encoding="utf-8"))["training"]
+    try:
+        found = yaml.safe_load(run.config.read_text(encoding="utf-8"))["training"]
+    except (ValueError, yaml.YAMLError, TypeError, KeyError):
+        return recipe  # it is damaged, and refused as another recipe's next
     names = {"steps": ("epochs", "steps"), "batch_size": ("batch_size",)}[recipe.privacy.calibrate]
     training = replace(recipe.training, **{name: found.get(name) for name in names})
     return replace(recipe, training=training)
@@ -184,16 +190,14 @@ def _run(loop: Loop) -> None:
     """
     import tensorflow as tf
 
+    from training.workers import lost_worker
+
     try:
         loop.run()
     except tf.errors.OpError as error:
         if loop.workers.count == 1 or fault_in(error) is not None:
             raise
-        raise UserError(
-            "training: another worker was lost "
-            f"({error.message.splitlines()[0][:200]}). Start all workers again with the same "
-            "command: the run goes on from its last checkpoint."
-        ) from error
+        raise lost_worker(error) from error
 
 
 def _require_measurable(session: Session) -> None:
@@ -276,8 +280,15 @@ def _export(
 def _show_finished(run: RunDirectory) -> None:
     from evaluation import Evaluation
 
+    try:
+        measured = Evaluation.from_json(run.evaluation.read_text(encoding="utf-8"))
+    except (UserError, ValueError) as error:
+        raise UserError(
+            f"{run.evaluation}: is damaged ({error}). Remove it, and the same command measures "
+            "the finished run again."
+        ) from error
     print(f"{run.root}: this run is finished. Its report:")
-    _report(run, Evaluation.from_json(run.evaluation.read_text(encoding="utf-8")))
+    _report(run, measured)
 
 
 def _report(run: RunDirectory, measured: Evaluation) -> None:

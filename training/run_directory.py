@@ -116,7 +116,7 @@ class RunDirectory:
                 else.
         """
         if self.config.exists():
-            changes = _changed_settings(self.config.read_text(encoding="utf-8"), recipe_text)
+            changes = _changed_settings(_text_of(self.config), recipe_text)
             if changes:
                 raise UserError(
                     f"{self.root}: holds a run of another recipe ({changes}). Continue it with its "
@@ -187,6 +187,11 @@ def _is_foreign(path: AnyPath) -> bool:
     """Whether a killed process of Sterling cannot have left `path` in a run it had not begun."""
     name = path.name
     return not (name.startswith(LOCK_NAME) or name.endswith(".partial") or name == "ledger.jsonl")
+
+
+def _text_of(config: Path) -> str:
+    """What can be read of a recipe that may be damaged."""
+    return config.read_text(encoding="utf-8", errors="replace")
 
 
 def _changed_settings(there: str, here: str) -> str:

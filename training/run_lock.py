@@ -19,6 +19,7 @@ from typing import Any
 from upath import UPath
 
 from configs.schema import UserError
+from training.cluster import Task
 from training.files import AnyPath, writing
 
 LOCK_NAME = ".lock"
@@ -29,18 +30,20 @@ class RunLock:
 
     As a context manager it takes the lock at once where the directory exists; a new directory's
     is taken by `acquire`, when the directory is made. It is given back at the end of the block.
-    The workers of one cluster (TF_CONFIG) hold a lock each.
+    The workers of one cluster hold a lock each.
 
     Args:
         root: The run directory.
+        task: This process's place in its cluster; None for a run of one process.
 
     Attributes:
         held: Whether this object holds it.
     """
 
-    def __init__(self, root: AnyPath):
+    def __init__(self, root: AnyPath, task: Task | None = None):
         self._root = root
-        self._path = root / f"{LOCK_NAME}{_part_of_cluster()}"
+        part = "" if task is None or task.is_first else f".{task.kind}-{task.index}"
+        self._path = root / f"{LOCK_NAME}{part}"
         self._handle: int | None = None
         self.held = False
 
@@ -118,13 +121,6 @@ class RunLock:
             f"{self._root}: {who} is working on this run. Wait for it, stop it, or name another "
             f"directory with --run.{way_out}"
         )
-
-
-def _part_of_cluster() -> str:
-    """Tells the workers of a cluster apart; "" for the first one, and without a cluster."""
-    task = json.loads(os.environ.get("TF_CONFIG") or "{}").get("task", {})
-    first = task.get("type", "chief") == "chief" or task.get("index") == 0
-    return "" if first else f".{task['type']}-{task['index']}"
 
 
 def _this_process() -> dict[str, Any]:

@@ -6,11 +6,18 @@ resolvers, and have not been run on such hardware.
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import tensorflow as tf
 
 from configs.schema import SettingError
+from training.cluster import VARIABLE, read_task
+from training.interruption import SIGNALS
 
 
 def resolve_strategy(name: str) -> tf.distribute.Strategy:
@@ -40,7 +47,7 @@ def has_accelerators() -> bool:
 def _automatic() -> str:
     if os.environ.get("TPU_NAME"):
         return "tpu"
-    if os.environ.get("TF_CONFIG"):
+    if os.environ.get(VARIABLE):
         return "multi_worker"
     return "mirrored" if len(tf.config.list_logical_devices("GPU")) > 1 else "one_device"
 
@@ -51,11 +58,32 @@ def _mirrored() -> tf.distribute.Strategy:
 
 
 def _multi_worker() -> tf.distribute.Strategy:
-    if not os.environ.get("TF_CONFIG"):
+    if not os.environ.get(VARIABLE):
         raise SettingError(
-            "training.strategy", "multi_worker", "the environment variable TF_CONFIG to be set"
+            "training.strategy", "multi_worker", f"the environment variable {VARIABLE} to be set"
         )
-    return tf.distribute.MultiWorkerMirroredStrategy()
+    if read_task() is not None:
+        logging.info("Waiting for the other workers of %s.", VARIABLE)
+    with _signals_end_the_process():
+        return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+@contextmanager
+def _signals_end_the_process() -> Iterator[None]:
+    """Leaves Ctrl-C to the kernel while nothing is done yet, and Python cannot hear it.
+
+    TensorFlow waits an hour for peers that do not come, and lets no Python run meanwhile. SIGTERM
+    it takes for itself, and keeps: Python's handler is put back when the wait is over.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _tpu() -> tf.distribute.Strategy:

@@ -11,7 +11,8 @@ The run directory must be one that all workers can read (a shared file system or
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -24,6 +25,40 @@ from configs.schema import UserError
 
 # One message is this many numbers, so that the collective is compiled once.
 _CHUNK = 1024
+# What collectives end with where a peer is gone.
+_OF_LOST_PEERS = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
+)
+
+
+def lost_worker(error: tf.errors.OpError) -> UserError:
+    """The error of a run that cannot go on without one of its workers."""
+    return UserError(
+        f"training: another worker was lost ({error.message.splitlines()[0][:200]}). Start all "
+        "workers again with the same command: the run goes on from its last checkpoint."
+    )
+
+
+@contextmanager
+def naming_lost_workers(*, joined: bool) -> Iterator[None]:
+    """Says so where a peer was lost before or after training, when workers agree on something.
+
+    Args:
+        joined: Whether this process has peers.
+
+    Raises:
+        UserError: Instead of TensorFlow's error.
+    """
+    try:
+        yield
+    except _OF_LOST_PEERS as error:
+        if not joined:
+            raise
+        raise lost_worker(error) from error
 
 
 @dataclass(frozen=True)

@@ -172,6 +172,21 @@ def test_second_train_shows_the_report_and_trains_nothing(capfd, recipe_file, fi
     assert {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")} == before
 
 
+def test_damaged_report_or_recipe_of_a_finished_run_is_named(
+    capfd, recipe_file, finished_run, tmp_path
+):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    report = run / "evaluation.json"
+    report.write_bytes(report.read_bytes()[:300])
+    line = refused(capfd, "train", str(recipe_file), "--run", str(run))
+    assert "evaluation.json: is damaged" in line
+    assert "Remove it" in line
+    (run / "config.yaml").write_bytes(b"\xa6\xff\x00")
+    line = refused(capfd, "train", str(recipe_file), "--run", str(run))
+    assert "its config.yaml cannot be read" in line
+
+
 def test_evaluate_gives_the_numbers_of_the_run_exactly(capfd, finished_run, tmp_path):
     output = tmp_path / "again.json"
     assert main(["evaluate", "--run", str(finished_run), "--output", str(output)]) == 0

@@ -269,6 +269,20 @@ def kinds(
     return results
 
 
+def bounded_updates(steps: int) -> dict[str, Any]:
+    """Optimizers that bound the gradient themselves, by less than its norm."""
+    mlp = replace(BASE.model.mlp, dropout=0.0)
+    results: dict[str, Any] = {}
+    for option in ("clipnorm", "global_clipnorm", "clipvalue"):
+        bound = 0.005 if option == "clipvalue" else 0.05
+        sgd = OptimizerSettings(name="SGD", learning_rate=1.0, options={option: bound})
+        training = replace(BASE.training, steps=steps, optimizer=sgd)
+        recipe = replace(BASE, training=training, model=replace(BASE.model, mlp=mlp))
+        with tempfile.TemporaryDirectory() as folder:
+            results[f"plain, {option}"] = compare(recipe, Path(folder))
+    return results
+
+
 def groups(steps: int, per_execution: int) -> dict[str, Any]:
     """Steps taken several in a call against steps taken one by one, on the replicas alike."""
     found = {}
@@ -328,6 +342,7 @@ def main() -> None:
     # Dropout differs by replica, so only the replicas can be compared.
     with tempfile.TemporaryDirectory() as folder:
         results["private, dropout"] = compare(replace(BASE, privacy=private), Path(folder))
+    results |= bounded_updates(arguments.steps)
     print(json.dumps(results))
 
 

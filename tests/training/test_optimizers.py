@@ -13,6 +13,7 @@ from configs.schema import OptimizerSettings, SettingError
 from tests.training.test_steps import draws, make_batch, make_model, make_step
 from training.losses import cross_entropy
 from training.optimizers import build_optimizer, build_schedule
+from training.steps import PlainStep
 
 # Those that wrap other optimizers are objects that a recipe cannot name.
 NAMES = sorted(
@@ -163,3 +164,17 @@ def test_schedule_survives_saving():
 def test_class_weight_of_no_label_is_refused():
     with pytest.raises(SettingError, match=r"training\.class_weights\.d: expected one of"):
         cross_entropy(("a", "b"), {"d": 2.0})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"gradient_accumulation_steps": 2}, {"use_ema": True, "ema_overwrite_frequency": 2}],
+    ids=["accumulation", "overwriting"],
+)
+def test_what_keras_cannot_do_on_replicas_is_refused_by_name(options):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with strategy.scope():
+        model = make_model()
+        optimizer = build_optimizer(OptimizerSettings(name="SGD", options=options), 10)
+    with pytest.raises(SettingError, match=rf"options\.{list(options)[-1]}: expected none, or"):
+        PlainStep(model, cross_entropy(["0", "1", "2"]), optimizer, strategy, accumulates=False)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from configs.schema import UserError
+from training.cluster import Task
 from training.files import path_of
 from training.run_directory import RunDirectory
 from training.run_lock import RunLock
@@ -89,12 +90,15 @@ def test_directory_of_a_process_killed_before_its_run_began_is_no_foreign_one(tm
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
-def test_workers_of_a_cluster_hold_a_lock_each(tmp_path, monkeypatch):
-    with RunLock(tmp_path):
-        monkeypatch.setenv("TF_CONFIG", '{"task": {"type": "worker", "index": 1}}')
-        with RunLock(tmp_path) as second:
+def test_workers_of_a_cluster_hold_a_lock_each(tmp_path):
+    with RunLock(tmp_path, Task("worker", 0, is_first=True)):
+        with RunLock(tmp_path, Task("worker", 1, is_first=False)) as second:
             assert second.held
-        monkeypatch.setenv("TF_CONFIG", '{"task": {"type": "worker", "index": 0}}')
+        with (
+            pytest.raises(UserError, match="is working on this run"),
+            RunLock(tmp_path, Task("worker", 0, is_first=True)),
+        ):
+            pass
         with pytest.raises(UserError, match="is working on this run"), RunLock(tmp_path):
             pass
 

@@ -48,6 +48,9 @@ def run_replicas(*arguments: str) -> dict[str, Any]:
     [
         "plain",
         "plain, accumulated",
+        "plain, clipnorm",
+        "plain, global_clipnorm",
+        "plain, clipvalue",
         "private",
         "private, accumulated",
         "private, adaptive",
@@ -101,7 +104,7 @@ def test_replicas_end_with_the_weights_of_one_device_in_every_kind_of_step(repli
     # Dropout differs by replica, so only the replicas can be compared.
     assert found.pop("private, dropout")["replicas"] == 0.0
     found |= run_replicas("noiseless", *arguments)
-    assert len(found) == 6
+    assert len(found) == 9
     for differences in found.values():
         assert_same_weights(differences)
 

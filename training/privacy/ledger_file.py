@@ -119,7 +119,8 @@ def header_of(path: Path) -> dict[str, Any]:
     Raises:
         UserError: If it cannot be read, or is of another format.
     """
-    header = _parsed(path, path.read_text(encoding="utf-8").partition("\n")[0], 1)
+    text = path.read_text(encoding="utf-8", errors="replace")
+    header = _parsed(path, text.partition("\n")[0], 1)
     _refuse_other_format(path, header)
     return header
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
+from configs.schema import require
 from training.wide_vectors import prefer_wide_vectors
 
 prefer_wide_vectors()
@@ -37,8 +38,15 @@ def build_update(
         variables: The trainable ones.
         strategy: Where they live. Every replica holds the same sums, and Keras adds up what
             replicas hand it.
+
+    Raises:
+        SettingError: For an option that Keras takes on one device alone.
     """
     replicas = strategy.num_replicas_in_sync
+    one_device = _is_one_device(strategy)
+    inner = getattr(optimizer, "inner_optimizer", optimizer)  # LossScaleOptimizer
+    if not one_device:
+        _refuse_sometimes_updating(inner)
 
     def update(
         sums: list[tf.Tensor], divisor: tf.Tensor, penalties: list[tf.Tensor] | None
@@ -47,12 +55,30 @@ def build_update(
         if penalties is not None:
             gradients = [g + p for g, p in zip(gradients, penalties, strict=True)]
         if replicas > 1:
-            gradients = [g / replicas for g in gradients]
+            # Keras bounds what each replica hands it (clipnorm and its kin) before it adds up:
+            # bounded here, what is handed over is within, and the sum is what one device bounds.
+            gradients = [g / replicas for g in inner._clip_gradients(gradients)]
         optimizer.apply(gradients, variables)
 
-    if not (_is_one_device(strategy) and _is_of_keras(optimizer, variables) and variables):
+    if not (one_device and _is_of_keras(optimizer, variables) and variables):
         return update
     return tf.function(update, jit_compile=True, autograph=False)
+
+
+def _refuse_sometimes_updating(optimizer: keras.optimizers.Optimizer) -> None:
+    """Refuses what Keras does in some steps only, which replicas cannot do together."""
+    instead = {
+        "gradient_accumulation_steps": "training.physical_batch_size accumulates within a step",
+        "ema_overwrite_frequency": "without it use_ema takes the average when training ends",
+    }
+    for option, way_out in instead.items():
+        value = getattr(optimizer, option, None)
+        require(
+            value is None,
+            f"training.optimizer.options.{option}",
+            value,
+            f"none, or training.strategy: one_device; on replicas Keras cannot ({way_out})",
+        )
 
 
 def _is_one_device(strategy: tf.distribute.Strategy) -> bool:

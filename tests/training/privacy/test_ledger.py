@@ -263,3 +263,12 @@ def test_allowed_part_of_a_group_ends_with_the_plan(path):
     assert ledger.count_allowed(range(2, 9), "a") == 4  # two of them are paid for
     assert ledger.count_allowed(range(0, 3), "b") == 2
     assert ledger.count_allowed(range(0, 3), "a") == 3
+
+
+def test_byte_that_is_no_text_is_damage_wherever_the_plan_is_read_from(path):
+    filled(path)
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 0x80
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="the privacy ledger is damaged"):
+        Ledger.existing(path)
