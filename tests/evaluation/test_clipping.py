@@ -96,6 +96,20 @@ def test_tensorboard_shows_it_beside_fairness_and_marks_what_is_bare(tmp_path, c
     assert ("do not publish" in described) != covered
 
 
+def test_pictures_are_drawn_of_about_ten_epochs_and_of_the_last(tmp_path):
+    callback = ClippingCallback(lambda: section(True), tmp_path)
+    callback.set_params({"epochs": 25})
+    callback.on_train_begin()
+    for epoch in range(4):
+        callback.on_epoch_end(epoch, {})
+    callback.on_train_end()  # stopped early
+    events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0}).Reload()
+    (picture,) = (tag for tag in events.Tags()["tensors"] if tag.startswith("1 overview"))
+    assert [event.step for event in events.Tensors(picture)] == [1, 3, 4]
+    shares = events.Tensors("3 fairness/6 covered by ε: Male clipped")
+    assert [event.step for event in shares] == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("covered", [True, False])
 def test_picture_says_who_is_cut_most_who_is_unknown_and_whether_it_may_be_shown(covered):
     groups = section(covered)["epoch"]["groups"]
