@@ -229,10 +229,13 @@ def _print_table(rows: dict[str, dict[str, list[float]]], arguments: argparse.Na
     from rich.table import Table
 
     title = f"census, {arguments.split}, {arguments.seeds} seeds: mean (standard deviation)"
-    table = Table("recipe", *(figure.replace("_", " ") for figure in _FIGURES), title=title)
+    table = Table(title=title)
+    table.add_column("recipe", no_wrap=True)  # many names begin alike
+    for figure in _FIGURES:
+        table.add_column(figure.replace("_", " "))
     for name, figures in rows.items():
         table.add_row(name, *(mean_and_spread(values) for values in figures.values()))
-    Console(width=150).print(table)
+    Console(width=180).print(table)
 
 
 def mean_and_spread(values: list[float], digits: int = 4) -> str:

@@ -26,7 +26,7 @@ import tensorflow as tf
 
 from configs.schema.evaluation import EvaluationSettings
 from evaluation.coverage import NOT_COVERED, RELEASED, marked, measured_elsewhere
-from evaluation.event_writer import event_writer
+from evaluation.event_writer import event_writer, picture_is_due
 from evaluation.fairness import with_soft_groups
 from evaluation.group_plots import (
     plot_gap_history,
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     from data.contracts import Batch, DatasetInfo
 
 _RESAMPLES_BETWEEN_EPOCHS = 200
-_PICTURED_EPOCHS = 10
 # What a private loop releases beside the weights: name in its logs -> tag, description.
 _RELEASED = {
     "clipping_norm": (
@@ -184,7 +183,7 @@ class FairnessCallback(keras.callbacks.Callback):
             for headline in shown:
                 _write_headline(headline)
         self._is_pictured = False
-        if self._is_picture_due(epoch):
+        if picture_is_due(epoch, self.params):
             self._draw()
         self._writer.flush()
         for headline in shown:
@@ -197,11 +196,6 @@ class FairnessCallback(keras.callbacks.Callback):
         if not self._is_pictured:
             self._draw()
             self._writer.flush()
-
-    def _is_picture_due(self, epoch: int) -> bool:
-        epochs = (self.params or {}).get("epochs") or 1
-        every = math.ceil(epochs / _PICTURED_EPOCHS)
-        return epoch == 0 or (epoch + 1) % every == 0 or epoch + 1 >= epochs
 
     def _draw(self) -> None:
         if self.evaluation is None:

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from evaluation.coverage import NOT_COVERED
-from evaluation.event_writer import event_writer
+from evaluation.event_writer import event_writer, picture_is_due
 from evaluation.group_plots import plot_clipping
 from evaluation.plots import to_image
 
@@ -122,16 +122,15 @@ class ClippingCallback(keras.callbacks.Callback):
         self._log_dir = log_dir
         self._writer: Any = None
         self._history: list[tuple[int, Mapping[str, Any]]] = []
+        self._undrawn: Mapping[str, Any] | None = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._writer = event_writer(self._log_dir)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         section = self._read()
-        attribute = section["attribute"]
         self._history.append((epoch + 1, section["epoch"]["groups"]))
         is_covered = section["covered_by_privacy_guarantee"]
-        mark = _COVERED if is_covered else NOT_COVERED
         with self._writer.as_default(step=epoch + 1):
             for name, group in section["epoch"]["groups"].items():
                 if group["clipped_share"] is not None:
@@ -141,9 +140,26 @@ class ClippingCallback(keras.callbacks.Callback):
                         group["clipped_share"],
                         description=_described(group, is_covered),
                     )
-            picture = to_image(plot_clipping(attribute, self._history, covered=is_covered))
-            tf.summary.image(f"1 overview/5 who is clipped, by {attribute} ({mark})", picture[None])
+        self._undrawn = section
+        if picture_is_due(epoch, self.params):
+            self._draw()
         self._writer.flush()
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        # Training that was stopped early ends where no picture was due.
+        self._draw()
+        self._writer.flush()
+
+    def _draw(self) -> None:
+        if self._undrawn is None:
+            return
+        attribute = self._undrawn["attribute"]
+        is_covered = self._undrawn["covered_by_privacy_guarantee"]
+        mark = _COVERED if is_covered else NOT_COVERED
+        picture = to_image(plot_clipping(attribute, self._history, covered=is_covered))
+        with self._writer.as_default(step=self._history[-1][0]):
+            tf.summary.image(f"1 overview/5 who is clipped, by {attribute} ({mark})", picture[None])
+        self._undrawn = None
 
 
 def _described(group: Mapping[str, Any], is_covered: bool) -> str:

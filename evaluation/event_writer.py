@@ -7,12 +7,15 @@ one writer.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
 import tensorflow as tf
 
+_PICTURED_EPOCHS = 10
 _writers: WeakValueDictionary[Path, Any] = WeakValueDictionary()
 
 
@@ -24,3 +27,15 @@ def event_writer(log_dir: str | Path) -> tf.summary.SummaryWriter:
         writer = tf.summary.create_file_writer(str(path))
         _writers[path] = writer
     return writer
+
+
+def picture_is_due(epoch: int, params: Mapping[str, Any] | None) -> bool:
+    """Whether pictures are drawn at the end of an epoch: of about ten, the first and the last.
+
+    Args:
+        epoch: Counted from 0.
+        params: A Keras callback's.
+    """
+    epochs = (params or {}).get("epochs") or 1
+    every = math.ceil(epochs / _PICTURED_EPOCHS)
+    return epoch == 0 or (epoch + 1) % every == 0 or epoch + 1 >= epochs

@@ -30,8 +30,8 @@ _COLOURS = (
 )
 _WARNING = "#b42318"
 _SMALL: dict[str, Any] = {"fontsize": 7.5, "color": INK, "ha": "center", "va": "bottom"}
-# Groups whose shares a title holds.
-_NAMED = 3
+_TITLE_HOLDS, _LAST_LINE_HOLDS = 70, 90  # characters
+_LEGEND_HOLDS = 2  # groups, above curves in half a card
 _NOT_TO_SHOW = "Training people counted exactly: NOT covered by ε, do not publish"
 _GAPS = {
     "demographic_parity_difference": "demographic parity",
@@ -137,7 +137,7 @@ def plot_gap_history(attribute: str, history: Sequence[tuple[int, Mapping[str, A
         else:
             axes.set_title(f"{words}\nundefined", fontsize=9, color=FAINT)
         axes.set_ylim(bottom=0)
-        _name_axes(axes, "epoch", "")
+        _name_epochs(axes)
         tidy(axes)
     _title(figure, f"Gaps by {attribute}, 0 is parity, bands 95 %")
     return figure
@@ -168,7 +168,7 @@ def plot_group_history(
                 values.append(np.nan if value is None else value)
             axes.plot(epochs, values, "o-", color=colour, markersize=3, label=shorten(name, 18))
         axes.set_title(words, fontsize=9.5)
-        _name_axes(axes, "epoch", "")
+        _name_epochs(axes)
         tidy(axes)
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, frameon=False, fontsize=8, ncols=4, loc="outside lower center")
@@ -192,7 +192,8 @@ def plot_clipping(
     figure = blank()
     left, right = figure.subplots(1, 2)
     latest = history[-1][1]
-    known = [name for name in latest if latest[name]["clipped_share"] is not None]
+    # A group that the noise hides now, as in a short last epoch, keeps its curve.
+    known = [name for name in latest if any(_is_known(groups, name) for _, groups in history)]
     shown = sorted(known, key=lambda name: -latest[name]["examples"])[:MOST_GROUPS]
     for place, (colour, name) in enumerate(zip(_COLOURS, shown, strict=False)):
         shares, errors = _shares_over(history, name)
@@ -205,32 +206,44 @@ def plot_clipping(
             markersize=3,
             label=shorten(name, 18),
         )
+        if not _is_known(latest, name):
+            beside = right.get_yaxis_transform()
+            right.text(0.5, place, "too few to say", transform=beside, **{**_SMALL, "va": "center"})
+            continue
         low, middle, high = latest[name]["relative_norm"].values()
         right.plot([low, high], [place, place], color=colour, linewidth=5, solid_capstyle="butt")
         right.plot([middle], [place], "o", color=INK, markersize=5)
     right.axvline(1.0, linestyle="--", color=FAINT, linewidth=1)
     right.text(1.0, 1.01, "cut beyond", transform=right.get_xaxis_transform(), **_SMALL)
     right.set_xscale("log", base=2)
-    right.xaxis.set_major_locator(LogLocator(base=4, numticks=6))
+    right.xaxis.set_major_locator(LogLocator(base=4, numticks=5))
     right.xaxis.set_major_formatter(lambda value, _: f"{value:.2g}")
-    right.set_yticks(range(len(shown)), [shorten(name, 18) for name in shown])
+    right.set_yticks(range(len(shown)), [shorten(name, 16) for name in shown])
     right.set_ylim(max(len(shown), 1) - 0.5, -0.5)
-    left.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     left.yaxis.set_major_formatter(PercentFormatter(100, decimals=None))
-    left.set_ylim(0, 1.3 * left.get_ylim()[1])  # room for the names above
+    # Room for the names above; and where nobody is cut, noise of drawing is no curve.
+    left.set_ylim(0, 1.3 * max(left.get_ylim()[1], 1.0))
     for axes in (left, right):
         tidy(axes)
-    if shown:
+    if 0 < len(shown) <= _LEGEND_HOLDS:
         left.legend(frameon=False, fontsize=8, loc="upper left", ncols=2)
-    _name_axes(left, "epoch", "gradients that are cut")
-    _name_axes(right, "norm over bound: 10, 50, 90 %", "")
-    _title(figure, f"{_most_clipped(attribute, latest)} (epoch {history[-1][0]})")
-    unknown = [name for name in latest if latest[name]["clipped_share"] is None]
+    for tick, colour in zip(right.get_yticklabels(), _COLOURS, strict=False):
+        tick.set_color(colour)  # of several curves, the legend
+    _name_epochs(left, "gradients that are cut")
+    _name_axes(right, "norm / bound: 10, 50, 90 %", "")
+    _title(figure, _most_clipped(attribute, latest, f" (epoch {history[-1][0]})"))
+    unknown = [name for name in latest if not _is_known(latest, name)]
     words = "Released with noise: ε covers it" if covered else _NOT_TO_SHOW
     if unknown:
-        words += f" · too few to say: {shorten(', '.join(unknown), 40)}"
+        few = f" · too few to say: {shorten(', '.join(unknown), 40)}"
+        is_short = len(words + few) <= _LAST_LINE_HOLDS
+        words += few if is_short else f" · too few to say: {len(unknown)} groups"
     figure.supxlabel(words, fontsize=8.5, color=INK if covered else _WARNING, fontweight="bold")
     return figure
+
+
+def _is_known(groups: Mapping[str, Any], name: str) -> bool:
+    return name in groups and groups[name]["clipped_share"] is not None
 
 
 def _shares_over(
@@ -244,14 +257,22 @@ def _shares_over(
     return [share for share, _ in percent], [error for _, error in percent]
 
 
-def _most_clipped(attribute: str, groups: Mapping[str, Any]) -> str:
+def _most_clipped(attribute: str, groups: Mapping[str, Any], when: str) -> str:
     """Who is clipped, in words, those most often first; with the noise's standard error, if any."""
-    known = {name: group for name, group in groups.items() if group["clipped_share"] is not None}
+    known = {name: group for name, group in groups.items() if _is_known(groups, name)}
     if not known:
-        return f"Who is clipped, by {attribute}: too few of every group to say"
+        return f"Who is clipped, by {attribute}: too few of every group to say{when}"
     most = sorted(known, key=lambda name: -known[name]["clipped_share"])
-    words = ", ".join(f"{shorten(name, 18)} {_percent(known[name])}" for name in most[:_NAMED])
-    return f"Clipped by {attribute}: {words}{', …' if len(most) > _NAMED else ''}"
+    words = (
+        f"Clipped by {shorten(attribute, 18)}: {shorten(most[0], 18)} {_percent(known[most[0]])}"
+    )
+    for place, name in enumerate(most[1:], start=1):
+        longer = f"{words}, {shorten(name, 18)} {_percent(known[name])}"
+        dots = "" if place == len(most) - 1 else ", …"
+        if len(f"{longer}{dots}{when}") > _TITLE_HOLDS:
+            return f"{words}, …{when}"
+        words = longer
+    return f"{words}{when}"
 
 
 def _percent(group: Mapping[str, Any]) -> str:
@@ -269,6 +290,12 @@ def _shown(comparison: Mapping[str, Any]) -> list[str]:
 def _name_axes(axes: Axes, x: str, y: str) -> None:
     axes.set_xlabel(x, fontsize=9, color=INK)
     axes.set_ylabel(y, fontsize=9, color=INK)
+
+
+def _name_epochs(axes: Axes, y: str = "") -> None:
+    """Whole epochs on the axis, also while there is but one."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
+    _name_axes(axes, "epoch", y)
 
 
 def _title(figure: Figure, words: str) -> None:

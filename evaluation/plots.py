@@ -62,8 +62,8 @@ def plot_overview(fairness: Mapping[str, Any]) -> Figure:
     ]
     shown = "” / “".join(shorten(label) for label in dict.fromkeys(labels.values()))
     panels = {
-        "selection_rate": (f"given “{shown}”", _BLUE),
-        "accuracy": ("answered rightly (accuracy)", _PURPLE),
+        "selection_rate": (shorten(f"given “{shown}”"), _BLUE),
+        "accuracy": ("right answers (accuracy)", _PURPLE),
     }
     return _plot_rows(_gaps_in_words(fairness), rows, panels)
 
@@ -150,7 +150,8 @@ def _plot_rows(title: str, rows: list[_Row], panels: Mapping[str, tuple[str, str
             )
         axes.set_xlim(0, limit)
         axes.set_xticks([])
-        axes.set_title(heading, fontsize=10, color=INK, loc="left")
+        # Of three beside long names, each has half the width.
+        axes.set_title(heading, fontsize=10 if len(panels) < 3 else 8.5, color=INK, loc="left")
         tidy(axes)
         axes.spines["bottom"].set_visible(False)
         axes.tick_params(length=0)

@@ -142,11 +142,20 @@ class Predictions:
                 f"split {self.split!r}: expected probabilities of {attribute!r} of shape "
                 f"{expected}, a row per example and a column per value. Received: {shares.shape}"
             )
-        wrong = np.flatnonzero(
-            ~((shares >= 0).all(axis=1) & (np.abs(shares.sum(axis=1) - 1) < _ROUNDING))
+        require_shares(attribute, shares, self.split)
+
+
+def require_shares(attribute: str, shares: np.ndarray, split: str) -> None:
+    """Refuses rows, float (examples, values), that are no probabilities of an attribute's values.
+
+    Raises:
+        UserError: Naming the first of them.
+    """
+    wrong = np.flatnonzero(
+        ~((shares >= 0).all(axis=1) & (np.abs(shares.sum(axis=1) - 1) < _ROUNDING))
+    )
+    if len(wrong):
+        raise UserError(
+            f"split {split!r}: expected probabilities of {attribute!r} that are >= 0 and "
+            f"sum to 1. Received: {shares[wrong[0]].tolist()} for example {wrong[0]}"
         )
-        if len(wrong):
-            raise UserError(
-                f"split {self.split!r}: expected probabilities of {attribute!r} that are >= 0 and "
-                f"sum to 1. Received: {shares[wrong[0]].tolist()} for example {wrong[0]}"
-            )

@@ -179,7 +179,8 @@ def _decisions(section: Mapping[str, Any]) -> list[Table | Text]:
             f"δ {private['delta']:.3g}."
         )
         if private["groups_kept_at_half"]:
-            said += f" Too few to fit, kept at 0.5: {', '.join(private['groups_kept_at_half'])}."
+            kept = ", ".join(private["groups_kept_at_half"])
+            said += f" Kept at 0.5, too few people to fit or to compare with: {kept}."
         remarks.append(Text(said, style="dim"))
     return [table, *remarks]
 

@@ -31,13 +31,13 @@ def require_decidable(recipe: Recipe, dataset: Dataset) -> None:
         SettingError: For whatever in the `decision` section does not fit the data or the run.
     """
     settings, info = recipe.decision, dataset.info
+    require(
+        settings.epsilon is None or settings.thresholds.attribute is not None,
+        "decision.epsilon",
+        settings.epsilon,
+        "decision.thresholds.attribute too, because without thresholds nothing is released",
+    )
     if not settings.asked_for:
-        require(
-            settings.epsilon is None,
-            "decision.epsilon",
-            settings.epsilon,
-            "decision.thresholds.attribute too, because without thresholds nothing is released",
-        )
         return
     asking = "decision.abstain.width"
     value: Any = settings.abstain.width
@@ -241,7 +241,7 @@ def with_decisions(
         return measured
     found = json.loads(run.decision.read_text(encoding="utf-8"))
     section = {
-        **evaluation.measure_decisions(predictions, rule),
+        **evaluation.measure_decisions(predictions, rule, measured.fairness["minimum_group_size"]),
         "settings": found["settings"],
         "fitted_on": found["fitted_on"],
         "private": found.get("private"),

@@ -203,6 +203,7 @@ def _run(loop: Loop) -> None:
 def _require_measurable(session: Session) -> None:
     """Refuses now what would otherwise be refused when the first epoch has been paid for."""
     import evaluation
+    from evaluation.fairness.membership import crossings
 
     settings, info = session.recipe.evaluation, session.dataset.info
     known = [*info.groups, *settings.soft_groups]
@@ -213,9 +214,10 @@ def _require_measurable(session: Session) -> None:
             attribute,
             f"one of the data's group attributes {known}",
         )
+    crossings(tuple(known), settings)
     for split in (session.dataset.test, session.dataset.validation):
         if len(split):
-            evaluation.check_soft_groups(settings.soft_groups, split.name)
+            evaluation.check_soft_groups(settings.soft_groups, split.name, len(split), info.groups)
     evaluation.check_counterfactuals(settings.counterfactual, info.modality)
     require(
         settings.positive_label is None or settings.positive_label in info.label_names,

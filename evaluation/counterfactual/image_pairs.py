@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from data.image_pairs import missing_image, read_image_pairs
@@ -9,14 +11,15 @@ from data.image_pairs import missing_image, read_image_pairs
 _KEY = "evaluation.counterfactual.image_pairs"
 
 
-def read_images_of_pairs(path: str) -> tuple[np.ndarray, np.ndarray]:
+def read_images_of_pairs(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Reads the encoded images of both columns.
 
     Args:
         path: CSV file, as `data.image_pairs.read_image_pairs` takes it.
 
     Returns:
-        Two object arrays of `bytes`, row by row.
+        Two object arrays of `bytes`, row by row; and int (rows,), the example that each is of: the
+        first row of the same original, which may have several counterparts.
 
     Raises:
         SettingError: If the file, a column or an image is missing, or there is no pair.
@@ -29,4 +32,6 @@ def read_images_of_pairs(path: str) -> tuple[np.ndarray, np.ndarray]:
                 images[column, place] = file.read_bytes()
             except OSError as error:
                 raise missing_image(_KEY, path, pair, file, error) from error
-    return images[0], images[1]
+    first: dict[Path, int] = {}
+    examples = [first.setdefault(pair.original, place) for place, pair in enumerate(pairs)]
+    return images[0], images[1], np.array(examples)

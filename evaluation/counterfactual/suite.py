@@ -85,16 +85,7 @@ def measure_counterfactuals(
         for name, variants in wanted.templates.items():
             found[name] = _templated(variants, texts, ids, answer)
     if wanted.image_pairs:
-        original, changed = read_images_of_pairs(wanted.image_pairs)
-        found["image pairs"] = Perturbation(
-            "image pairs",
-            examined=len(original),
-            examples=np.arange(len(original)),
-            directions=np.zeros(len(original), int),
-            direction_names=("original → counterfactual",),
-            before=_log_probabilities(answer(original)),
-            after=_log_probabilities(answer(changed)),
-        )
+        found["image pairs"] = _paired(wanted, settings.seed, answer)
     return {
         "split": split.name,
         "confidence": CONFIDENCE,
@@ -104,6 +95,22 @@ def measure_counterfactuals(
             for name, one in found.items()
         },
     }
+
+
+def _paired(wanted: CounterfactualSettings, seed: int, answer: Answer) -> Perturbation:
+    original, changed, examples = read_images_of_pairs(str(wanted.image_pairs))
+    everybody = np.unique(examples)
+    chosen = everybody[_chosen(len(everybody), wanted.examples, seed)]
+    kept = np.isin(examples, chosen)
+    return Perturbation(
+        "image pairs",
+        examined=len(chosen),
+        examples=examples[kept],
+        directions=np.zeros(int(kept.sum()), int),
+        direction_names=(f"original{_ARROW}counterfactual",),
+        before=_log_probabilities(answer(original[kept])),
+        after=_log_probabilities(answer(changed[kept])),
+    )
 
 
 def _chosen(examples: int, most: int, seed: int) -> np.ndarray:

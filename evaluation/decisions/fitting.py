@@ -80,7 +80,8 @@ def fit_from_counts(
         group_names: Names of the groups.
         settings: What is asked for; with `thresholds.attribute`.
         positive: Index of the positive label.
-        enough: A group with fewer people than this of either label keeps the threshold 0.5.
+        enough: A group with fewer people than this of either label keeps the threshold 0.5; where
+            fewer than two groups are left, all do, since there is nobody to be treated alike.
 
     Returns:
         The rule, and the names of the groups that keep the threshold 0.5.
@@ -95,7 +96,7 @@ def fit_from_counts(
     group, label, middle = (axis.ravel() for axis in np.indices(kept.shape))
     times = kept.ravel()
     found: Mapping[int, Steps] = {}
-    if len(fitting):
+    if len(fitting) > 1:
         found = _thresholds(
             np.repeat(middles[middle], times),
             np.repeat(label == 1, times),

@@ -40,11 +40,12 @@ def plot_decisions(section: Mapping[str, Any]) -> Figure:
         [after["groups"][name]["selection_rate"] for name in shown],
         "selected",
     )
+    told = [name for name in _NUMBERS if None not in (before[name], after[name])]
     _pairs(
         numbers,
-        list(_NUMBERS.values()),
-        [before[name] for name in _NUMBERS],
-        [after[name] for name in _NUMBERS],
+        [_NUMBERS[name] for name in told],
+        [before[name] for name in told],
+        [after[name] for name in told],
         "accuracy and gaps",
     )
     numbers.legend(frameon=False, fontsize=8, loc="upper right")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -95,6 +96,20 @@ def test_tensorboard_shows_it_beside_fairness_and_marks_what_is_bare(tmp_path, c
     assert ("do not publish" in described) != covered
 
 
+def test_pictures_are_drawn_of_about_ten_epochs_and_of_the_last(tmp_path):
+    callback = ClippingCallback(lambda: section(True), tmp_path)
+    callback.set_params({"epochs": 25})
+    callback.on_train_begin()
+    for epoch in range(4):
+        callback.on_epoch_end(epoch, {})
+    callback.on_train_end()  # stopped early
+    events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0}).Reload()
+    (picture,) = (tag for tag in events.Tags()["tensors"] if tag.startswith("1 overview"))
+    assert [event.step for event in events.Tensors(picture)] == [1, 3, 4]
+    shares = events.Tensors("3 fairness/6 covered by ε: Male clipped")
+    assert [event.step for event in shares] == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("covered", [True, False])
 def test_picture_says_who_is_cut_most_who_is_unknown_and_whether_it_may_be_shown(covered):
     groups = section(covered)["epoch"]["groups"]
@@ -115,6 +130,49 @@ def test_picture_says_who_is_cut_most_who_is_unknown_and_whether_it_may_be_shown
     assert ("NOT covered by ε, do not publish" in below) != covered
     alone = plot_clipping("sex", [(1, noisy)], covered=covered)
     assert "too few of every group to say" in alone.get_suptitle()
+
+
+def test_group_that_the_noise_hides_now_keeps_its_curve_and_says_so():
+    groups = section(True)["epoch"]["groups"]
+    few = measure_clipping(["Female"], EDGES, np.full((1, 16), 9.0), 40.0)["groups"]
+    figure = plot_clipping("sex", [(1, groups), (2, {**groups, **few})], covered=True)
+    left, right = figure.axes
+    drawn = {bars.get_label(): bars.lines[0].get_ydata() for bars in left.containers}
+    assert drawn["Female"][0] == pytest.approx(50.0)
+    assert np.isnan(drawn["Female"][1])
+    assert {text.get_text() for text in right.get_yticklabels()} == {"Male", "Female"}
+    assert "too few to say" in [text.get_text() for text in right.texts]
+
+
+@pytest.mark.parametrize("covered", [True, False])
+def test_picture_holds_many_groups_of_long_names(covered):
+    names = [f"Asian or Pacific Islander {index}" for index in range(5)]
+    counts = np.random.default_rng(0).integers(20, 400, (5, 16)).astype(float)
+    groups = measure_clipping(names, EDGES, counts, 5.0 if covered else 0.0)["groups"]
+    few = measure_clipping(names[:2], EDGES, np.full((2, 16), 9.0), 40.0)["groups"]
+    history = [(9, groups), (10, {**groups, **few})]
+    figure = plot_clipping("native country", history, covered=covered)
+    figure.canvas.draw()
+    left, right = figure.axes
+    for text in (figure._suptitle, figure._supxlabel, left.xaxis.label, right.xaxis.label):
+        box = text.get_window_extent()
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+    for axes in (left, right):
+        assert axes.get_window_extent().width > 0.24 * figure.bbox.width
+    ticks = [tick.get_window_extent() for tick in right.get_xticklabels() if tick.get_text()]
+    inside = right.get_window_extent()
+    ticks = [box for box in ticks if box.x1 > inside.x0 and box.x0 < inside.x1]
+    assert all(one.x1 < other.x0 for one, other in pairwise(ticks))
+
+
+def test_first_epoch_stands_at_a_whole_number_and_nobody_cut_at_a_plain_zero():
+    counts = np.zeros((1, 16))
+    counts[0, 3] = 1_000
+    groups = measure_clipping(["all"], EDGES, counts, 0.0)["groups"]
+    left, _ = plot_clipping("sex", [(1, groups)], covered=False).axes
+    low, high = left.get_xlim()
+    assert [tick for tick in left.get_xticks() if low <= tick <= high] == [1]
+    assert left.get_ylim()[1] >= 1
 
 
 @pytest.mark.parametrize("covered", [True, False])

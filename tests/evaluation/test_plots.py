@@ -56,6 +56,21 @@ def test_small_groups_are_named_few(predictions):
     assert len(shown) == len(small) > 0
 
 
+def test_headings_are_whole_beside_long_names():
+    names = tuple(f"American Indian or Alaska Native {index}" for index in range(5))
+    answers = np.arange(200) // 5 % 2
+    predictions = from_answers(answers, answers, np.arange(200) % 5, group_names=names)
+    fairness = _evaluate(predictions).fairness
+    compared = fairness["attributes"]["group"]
+    for figure in (plot_overview(fairness), plot_group_rates("group", compared, "label 1")):
+        figure.canvas.draw()
+        edges = [axes.get_window_extent().x0 for axes in figure.axes[1:]]
+        heads = [axes._left_title.get_window_extent() for axes in figure.axes]
+        for head, edge in zip(heads, [*edges, figure.bbox.x1], strict=True):
+            assert head.width > 0
+            assert head.x1 <= edge
+
+
 @pytest.mark.parametrize("classes", [2, 3, 12])
 def test_every_figure_becomes_a_picture_in_card_proportions(predict, classes):
     evaluation = _evaluate(predict(400, classes))

@@ -75,6 +75,13 @@ IMPOSSIBLE = {
     "negative seed": (["--training.seed=-1"], "training.seed: expected a whole number >= 0"),
     "class weight": (["--training.class_weights={x: 2}"], "training.class_weights.x: expected one"),
     "unknown attribute": (["--evaluation.attributes=[sex]"], "evaluation.attributes: expected one"),
+    "too many groups crossed": (
+        [
+            f"--evaluation.soft_groups={dict.fromkeys('abcdefghijkl', 'x.csv')}",
+            "--evaluation.intersections=6",
+        ],
+        "evaluation.intersections: expected fewer attributes crossed at once",
+    ),
     "unknown label": (["--evaluation.positive_label=x"], "evaluation.positive_label: expected one"),
     "nothing to watch": (
         ["--data.validation_fraction=0", "--training.early_stopping_patience=1"],
@@ -101,6 +108,17 @@ def test_impossible_recipe_ends_with_one_line_and_writes_nothing(
     assert line in refused(capfd, "train", str(recipe_file), "--run", str(run), *overrides)
     assert not run.exists()
     assert not list(tmp_path.iterdir())
+
+
+def test_inferred_groups_of_other_examples_are_refused_before_anything_is_paid(
+    capfd, recipe_file, tmp_path
+):
+    shares, run = tmp_path / "shares.csv", tmp_path / "run"
+    shares.write_text("young,old\n" + "0.5,0.5\n" * 5_000)
+    asked = f"--evaluation.soft_groups={{age: {shares}}}"
+    line = refused(capfd, "train", str(recipe_file), "--run", str(run), asked)
+    assert line.startswith("evaluation.soft_groups.age: expected a row for each of the ")
+    assert not run.exists()
 
 
 def test_label_column_that_is_not_there_is_refused_with_the_columns_there(capfd, tmp_path):

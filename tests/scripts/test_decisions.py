@@ -201,8 +201,10 @@ def test_small_group_of_a_private_run_is_named_after_the_release_not_refused_bef
     run = tmp_path / "run"
     assert main(["train", str(recipe), "--run", str(run), attribute, *options]) == 0
     section = measured(run)["further"]["decisions"]
-    assert section["private"]["groups_kept_at_half"] == ["tiny"]
+    # The large group alone has nobody to be treated alike.
+    assert section["private"]["groups_kept_at_half"] == ["large", "tiny"]
     assert section["rule"]["steps"]["tiny"] == {"edges": [0.5], "selection": [0.0, 1.0]}
+    assert section["after"]["accuracy"] == section["before"]["accuracy"]
 
 
 def test_ledger_command_shows_the_release_of_validation_examples(private_run, capfd):
@@ -270,6 +272,16 @@ IMPOSSIBLE = {
     "epsilon without privacy": (
         ["--decision.epsilon=1"],
         "decision.epsilon: expected null, because privacy.enabled is false",
+    ),
+    "epsilon without thresholds": (
+        [
+            "--privacy.enabled=true",
+            "--privacy.epsilon=3",
+            "--decision.epsilon=1",
+            "--decision.thresholds.attribute=null",
+            "--decision.abstain.width=0.1",
+        ],
+        "decision.epsilon: expected decision.thresholds.attribute too",
     ),
     "early stopping": (
         [

@@ -27,12 +27,10 @@ def plain_game(settings: FairnessSettings, dataset: Dataset, positive: int) -> G
     """
     attribute, shape = _attribute_of(settings, dataset)
     rule = _rule(settings, dataset, positive, unit=1.0, least_share=0.0)
-    labels = dataset.info.label_names
     if isinstance(rule, RateConstraint):
         require_members(dataset, attribute, rule.strata, "fairness.constraint.measure")
     if isinstance(rule, GroupDro) and rule.by_label:
-        of_each = {name: tuple(name == other for other in labels) for name in labels}
-        require_members(dataset, attribute, of_each, "fairness.group_dro.by_label")
+        require_every_label(dataset, attribute, "fairness.group_dro.by_label")
     counts = counts_of(dataset, attribute)
     return Game(rule, attribute, shape, positive, counts, memory=_memory(settings))
 
@@ -154,3 +152,14 @@ def require_members(dataset: Dataset, attribute: str, strata: Strata, key: str) 
                 f"an attribute whose every group has training people there; {group!r} of "
                 f"{attribute!r} has none (merge groups, or compare among all)",
             )
+
+
+def require_every_label(dataset: Dataset, attribute: str, key: str) -> None:
+    """Refuses a group that has people but none of some label. Looks at training examples.
+
+    Raises:
+        SettingError: Naming group and label.
+    """
+    labels = dataset.info.label_names
+    of_each = {name: tuple(name == other for other in labels) for name in labels}
+    require_members(dataset, attribute, of_each, key)

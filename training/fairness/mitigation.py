@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from configs.schema import FairnessSettings, require
 from data import Dataset
 from training.fairness.adversary import AdversaryTask
-from training.fairness.games import plain_game, private_game, require_members
+from training.fairness.games import (
+    plain_game,
+    private_game,
+    require_every_label,
+    require_members,
+)
 from training.fairness.penalties import Penalty
 from training.fairness.player import Game
 from training.fairness.reweighing import GroupWeights
@@ -70,6 +75,7 @@ class Mitigation:
                 info.label_names,
             )
         elif settings.reweighing and plan is None:
+            require_every_label(dataset, settings.attribute, "fairness.reweighing")
             weights = GroupWeights.from_examples(
                 settings.attribute,
                 dataset.train.groups[settings.attribute],
@@ -85,6 +91,9 @@ class Mitigation:
                 attribute=settings.attribute,
                 groups=len(info.groups[settings.attribute]),
                 positive=favourable.index("fairness.penalty"),
+            )
+            require_members(
+                dataset, settings.attribute, penalty.strata(info), "fairness.penalty.parity"
             )
         if settings.adversary.parity is not None:
             adversary = AdversaryTask(

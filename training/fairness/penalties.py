@@ -26,6 +26,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from data import DatasetInfo
+
 _KERNEL_WIDTH = 0.1
 _TINY = 1e-8
 
@@ -49,6 +51,19 @@ class Penalty:
     attribute: str
     groups: int
     positive: int
+
+    def strata(self, info: DatasetInfo) -> dict[str, tuple[bool, ...]]:
+        """Name -> labels of which every group must have people, lest nothing be compared."""
+        is_positive = tuple(i == self.positive for i in range(len(info.label_names)))
+        name = info.label_names[self.positive]
+        return {
+            "demographic_parity": {},
+            "equal_opportunity": {f"the label {name}": is_positive},
+            "equalized_odds": {
+                f"the label {name}": is_positive,
+                "other labels": tuple(not kept for kept in is_positive),
+            },
+        }[self.parity]
 
     def of(self, batch: Mapping[str, Any], logits: tf.Tensor) -> tf.Tensor:
         """The unfairness of a batch, without its weight, float32 ().

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from configs.schema import FairnessSettings, SwapSettings, require
 from data import Counterparts, Dataset, Swaps, Versions
 from training.fairness.balancing import Balance
+from training.fairness.games import require_every_label
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class Preparation:
 
         Raises:
             SettingError: If the data have no such attribute, public counts lack a group or label,
-                a word list cannot be read, or an image's counterpart cannot be its version.
+                a group that is to be drawn by label lacks one (without privacy: it would tell), a
+                word list cannot be read, or an image's counterpart cannot be its version.
         """
         balance = None
         if settings.balanced_sampling is not None and settings.attribute is not None:
@@ -61,6 +63,8 @@ class Preparation:
                 settings.attribute,
                 f"one of the data's group attributes {list(info.groups)}",
             )
+            if settings.balanced_sampling == "group_and_label" and settings.public_counts is None:
+                require_every_label(dataset, settings.attribute, "fairness.balanced_sampling")
             balance = Balance.of(
                 settings.balanced_sampling,
                 settings.attribute,

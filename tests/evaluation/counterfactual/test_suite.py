@@ -128,6 +128,21 @@ def test_image_pairs_are_read_beside_their_file(tmp_path):
     pair = found["perturbations"]["image pairs"]
     assert pair["flip_rate"] == 0.5
     assert pair["score_shift"]["mean"] == pytest.approx(0.45)
+    # Both are of one image, so that there is one example to be sure by.
+    assert (pair["pairs"], pair["changed"], pair["examined"]) == (2, 1, 1)
+
+
+def test_no_more_images_are_examined_than_asked_for_each_with_all_its_pairs(tmp_path):
+    rows = ["original,counterfactual"]
+    for index in range(6):
+        _image(tmp_path / f"{index}.png", 10 * index)
+        rows += [f"{index}.png,{other}.png" for other in range(6) if other != index]
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("\n".join(rows))
+    asked = _settings(image_pairs=str(pairs), examples=2)
+    found = measure_counterfactuals(lambda raw: np.zeros((len(raw), 2)), _Images(), asked)
+    pair = found["perturbations"]["image pairs"]
+    assert (pair["pairs"], pair["changed"], pair["examined"]) == (10, 2, 2)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Rules decide as fairlearn would, and noisy counts keep their totals."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from fairlearn.metrics import demographic_parity_difference
@@ -7,10 +9,11 @@ from fairlearn.postprocessing import ThresholdOptimizer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.schema import DecisionSettings, ThresholdSettings
+from configs.schema import DecisionSettings, EvaluationSettings, ThresholdSettings
 from evaluation import Predictions, fit_from_counts, fit_rule, measure_decisions, scores_of
 from evaluation.decisions.fitting import _as_counts, _ScoresAsTheyAre
-from models.decision_rule import Steps
+from evaluation.fairness import measure_fairness
+from models.decision_rule import AT_HALF, DecisionRule, Steps
 
 
 def people(count: int = 2000, seed: int = 0) -> Predictions:
@@ -95,6 +98,27 @@ def test_measurements_before_are_fairlearns_own():
     assert before["worst_group_accuracy"] < before["accuracy"]
 
 
+def test_group_of_few_or_without_positives_takes_no_part_in_the_gaps_of_decisions():
+    everybody = people()
+    strange = np.arange(60)
+    sex, labels = everybody.groups["sex"].copy(), everybody.labels.copy()
+    sex[strange], labels[strange] = 2, 0
+    sex[-3:] = 3
+    named = {"sex": ("m", "w", "without positives", "few")}
+    found = replace(everybody, groups={"sex": sex}, labels=labels, group_names=named)
+    rule = DecisionRule(1, "sex", dict.fromkeys(named["sex"], AT_HALF))
+    before = measure_decisions(found, rule, 30)["before"]
+    gaps = measure_fairness(found, EvaluationSettings(bootstrap_resamples=0, permutations=0))
+    sex_gaps = gaps["attributes"]["sex"]["gaps"]
+    assert "without positives" in sex_gaps["equalized_odds_difference"]["left_out"]
+    for name in ("demographic_parity_difference", "equalized_odds_difference"):
+        assert before[name] == pytest.approx(sex_gaps[name]["value"], abs=1e-12)
+    assert set(before["groups"]) == set(named["sex"])
+    alone = measure_decisions(found, rule, 10_000)["before"]
+    assert alone["worst_group_accuracy"] is alone["equalized_odds_difference"] is None
+    assert alone["demographic_parity_difference"] is None
+
+
 def histogram(predictions: Predictions, bins: int) -> np.ndarray:
     counts = np.zeros((2, 2, bins))
     which = np.minimum((scores_of(predictions, 1) * bins).astype(int), bins - 1)
@@ -113,12 +137,20 @@ def test_counts_without_noise_give_nearly_the_thresholds_of_the_people():
 
 
 def test_group_with_too_few_people_keeps_the_threshold_one_half():
+    counts = np.concatenate([histogram(people(), 16), np.zeros((1, 2, 16))])
+    counts[2, 1, 3] = 9
+    rule, kept = fit_from_counts(counts, ("m", "w", "x"), settings(), 1, 10)
+    assert kept == ("x",)
+    assert rule.steps["x"] == AT_HALF
+    assert AT_HALF not in (rule.steps["m"], rule.steps["w"])
+
+
+def test_group_that_is_left_alone_has_nobody_to_be_treated_alike():
     counts = histogram(people(), 16)
     counts[1] = 0
-    counts[1, 1, 3] = 9
     rule, kept = fit_from_counts(counts, ("m", "w"), settings(), 1, 10)
-    assert kept == ("w",)
-    assert rule.steps["w"] == Steps((0.5,), (0.0, 1.0))
+    assert kept == ("m", "w")
+    assert set(rule.steps.values()) == {AT_HALF}
 
 
 def test_counts_of_nobody_keep_every_threshold_at_one_half():

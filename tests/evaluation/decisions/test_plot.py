@@ -26,3 +26,10 @@ def test_bars_are_the_measured_rates_and_gaps() -> None:
     names = ("accuracy", "worst_group_accuracy")
     assert drawn[:2] == pytest.approx([section["after"][name] for name in names])
     assert to_image(figure).std() > 5
+
+
+def test_gaps_that_cannot_be_told_have_no_bar() -> None:
+    rule = DecisionRule(1, "race", dict.fromkeys("ABCD", AT_HALF), 0.0)
+    section = measure_decisions(make_predictions(300), rule, 10_000)
+    figure = plot_decisions(section)
+    assert [tick.get_text() for tick in figure.axes[1].get_xticklabels()] == ["accuracy"]

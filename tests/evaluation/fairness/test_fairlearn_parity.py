@@ -28,10 +28,12 @@ OF_FAIRLEARN = {
     "selection_rate": fairlearn.selection_rate,
     "true_positive_rate": fairlearn.true_positive_rate,
     "false_positive_rate": fairlearn.false_positive_rate,
+    "accuracy": metrics.accuracy_score,  # as in its accuracy_score_difference and _ratio
 }
 GAPS_OF_RATE = {
     "selection_rate": "demographic_parity",
     "true_positive_rate": "equal_opportunity",
+    "accuracy": "accuracy",
 }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs.schema import EvaluationSettings, SettingError, UserError
-from evaluation.fairness import measure_fairness, with_soft_groups
+from evaluation.fairness import check_soft_groups, measure_fairness, with_soft_groups
 from evaluation.measurements import evaluate
 from evaluation.predictions import Predictions
 from tests.evaluation.conftest import make_predictions
@@ -103,6 +103,7 @@ def test_probabilities_come_from_a_file_by_split(tmp_path):
     [
         (None, "a CSV file of probabilities"),
         ("young,old\n1,0\n", "a row for each of the 4 examples"),
+        ("young,old\n" + "1,0\n" * 5, "a row for each of the 4 examples"),
         ("young,old\n1,x\n", "a CSV file of probabilities"),
         ("young,old\n1,0\n1,1\n1,0\n1,0\n", "sum to 1. Received: [1.0, 1.0] for example 1"),
     ],
@@ -113,6 +114,9 @@ def test_files_that_hold_no_probabilities_are_refused(tmp_path, content, message
         path.write_text(content)
     with pytest.raises(UserError) as refused:
         with_soft_groups(make_predictions(4), replace(QUICK, soft_groups={"age": str(path)}))
+    assert message in str(refused.value)
+    with pytest.raises(UserError) as refused:
+        check_soft_groups({"age": str(path)}, "validation", 4, ["sex"])
     assert message in str(refused.value)
 
 

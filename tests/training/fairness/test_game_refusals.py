@@ -104,6 +104,17 @@ def test_group_without_people_of_a_label_is_refused_by_name(recipe, tmp_path):
         (ODDS, "fairness.constraint.measure"),
         (DRO, "fairness.group_dro.by_label"),
         (ADVERSARY, "fairness.adversary.parity"),
+        (FairnessSettings(attribute="ward", reweighing=True), "fairness.reweighing"),
+        (
+            FairnessSettings(attribute="ward", balanced_sampling="group_and_label"),
+            "fairness.balanced_sampling",
+        ),
+        (
+            FairnessSettings(
+                attribute="ward", penalty=PenaltySettings("mmd", parity="equal_opportunity")
+            ),
+            "fairness.penalty.parity",
+        ),
     ):
         with pytest.raises(SettingError, match=rf"{key}.*'w1' of 'ward' has none"):
             open_session(replace(recipe, data=data, fairness=fairness))
