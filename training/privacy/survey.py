@@ -6,6 +6,7 @@ every read and write of a variable is seen, so that the survey knows
 
 * layers whose output has no batch axis of its own (position tables looked up once): the layer
   that called them is tapped as a whole instead, which is exact;
+* layers that run where their tap finds no gradient (in a loop of their caller's): likewise;
 * uses of a trainable variable outside the layer that a rule covers (a weight borrowed from
   another layer): again the caller is tapped as a whole;
 * layers that cannot be private: they mix examples, carry state, add losses, or draw random
@@ -17,41 +18,15 @@ What it cannot see is a layer whose rows mix although every axis looks right: th
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from training.privacy.problems import Problem, refuse
-from training.privacy.rules import owned_variables
-from training.privacy.taps import (
-    Sites,
-    call_is_training,
-    is_constant_row,
-    recording,
-    replaced_calls,
-)
-
-# What may be done to a constant row after it was repeated over the batch without the model
-# noticing: broadcasting against tensors that have the batch axis already.
-_BROADCASTING = {"Add", "AddV2", "Sub", "Mul"}
-_TRANSPARENT = {"Cast", "Identity"}
-_RANDOM = {
-    "Multinomial",
-    "ParameterizedTruncatedNormal",
-    "RandomGamma",
-    "RandomPoissonV2",
-    "RandomShuffle",
-    "RandomStandardNormal",
-    "RandomUniform",
-    "RandomUniformInt",
-    "TruncatedNormal",
-}
-_ASSIGNMENTS = {"AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp"}
+from training.privacy.problems import refuse
+from training.privacy.reach import may_be_hidden
+from training.privacy.taps import Sites, recording
+from training.privacy.watcher import Findings, Watcher
 
 
 def survey(
@@ -77,26 +52,6 @@ def survey(
     return sites.batched[key]
 
 
-@dataclass
-class Findings:
-    """What one dry run found.
-
-    Attributes:
-        problems: Why the model cannot be private; empty if it can.
-        batched: For each tapped call in order, which of its flattened arguments are batched.
-        enclosing: Layers that must be tapped as a whole before the taps can be trusted.
-    """
-
-    problems: list[Problem] = field(default_factory=list)
-    batched: list[list[bool]] = field(default_factory=list)
-    enclosing: list[keras.Layer] = field(default_factory=list)
-
-    def report(self, layer: keras.Layer | None, what: str, remedy: str) -> None:
-        problem = Problem("model" if layer is None else layer.path, what, remedy)
-        if problem not in self.problems:
-            self.problems.append(problem)
-
-
 def examine(model: keras.Model, inputs: Any, size: int, sites: Sites) -> Findings:
     """Surveys until the taps can be trusted, tapping ever larger layers as a whole.
 
@@ -118,13 +73,14 @@ def _signature(inputs: Any) -> str:
 
 def _trace(model: keras.Model, inputs: Any, size: int, sites: Sites) -> Findings:
     findings = Findings()
+    doubtful = []
 
     def larger(x: tf.Tensor) -> tf.TensorSpec:
         return tf.TensorSpec([size, *x.shape[1:]], x.dtype)
 
     @tf.function(autograph=False)
     def dry_run(larger_inputs: Any) -> tf.Tensor:
-        watcher = _Watcher(model, sites, size, findings)
+        watcher = Watcher(model, sites, size, findings)
         # Outside in: what a caller sees, the tap, the layer's own call.
         with (
             watcher,
@@ -149,226 +105,12 @@ def _trace(model: keras.Model, inputs: Any, size: int, sites: Sites) -> Findings
                     "Let row i of the logits belong to example i.",
                 )
         watcher.check_graph(tf.compat.v1.get_default_graph())
+        if watcher.unread or may_be_hidden(taps, outputs):
+            doubtful.append(watcher)
         return tf.zeros([])
 
-    dry_run.get_concrete_function(tf.nest.map_structure(larger, inputs))
+    specification = tf.nest.map_structure(larger, inputs)
+    dry_run.get_concrete_function(specification)
+    if doubtful and not findings.problems:
+        doubtful[0].check_reach(specification)
     return findings
-
-
-class _Watcher(keras.StatelessScope):
-    """Sees every read and write of a variable, and which layers are running at that moment.
-
-    A stateless scope is Keras' own hook for this: reads ask it first, and writes and losses end
-    in it, so that the dry run leaves nothing behind.
-    """
-
-    def __init__(self, model: keras.Model, sites: Sites, size: int, findings: Findings):
-        super().__init__(collect_losses=True)
-        self._model, self._sites, self._size, self._findings = model, sites, size, findings
-        self._stack: list[keras.Layer] = []
-        self._finished: keras.Layer | None = None
-        self._mixing: set[int] = set()
-        self._writing: set[int] = set()
-        self._rows: list[tuple[keras.Layer, list[tf.Tensor]]] = []
-        self._site_ids = {id(site) for site in sites}
-        self._layers = model._flatten_layers()
-        self._trainable = {id(v) for v in model.trainable_variables}
-        self._seeds = {
-            id(generator.state)
-            for layer in self._layers
-            for generator in getattr(layer, "_seed_generators", ())
-        }
-
-    def get_current_value(self, variable: keras.Variable) -> Any:
-        if id(variable) in self._trainable and not self._is_covered(variable):
-            self._tap_whole(self._innermost_holder(variable))
-        return super().get_current_value(variable)
-
-    def add_update(self, update: tuple[keras.Variable, Any]) -> None:
-        variable, _ = update
-        if id(variable) in self._seeds or variable.name == "seed_generator_state":
-            self._note_randomness()
-        else:
-            self._note_shared_state(variable)
-        super().add_update(update)
-
-    def add_loss(self, loss: Any) -> None:
-        # An activity regularizer adds its loss once the layer has finished; it is reported there.
-        if getattr(self._finished, "activity_regularizer", None) is None:
-            self._findings.report(
-                self._stack[-1] if self._stack else None,
-                "adds a loss of its own (add_loss), which the clipped gradient would leave out",
-                "Make it part of the per-example loss.",
-            )
-        super().add_loss(loss)
-
-    @contextmanager
-    def every_call(self) -> Iterator[None]:
-        """Follows which layers are running; checks each of them."""
-        with replaced_calls((layer, self._followed(layer, layer.call)) for layer in self._layers):
-            yield
-
-    @contextmanager
-    def constant_rows(self) -> Iterator[None]:
-        """Remembers the outputs of sites that will be repeated over the batch."""
-        with replaced_calls((site, self._remembered(site, site.call)) for site in self._sites):
-            yield
-
-    def check_rows(self) -> None:
-        """Finds constant rows whose repetition over the batch the model would notice."""
-        for caller, outputs in self._rows:
-            if not all(_is_only_broadcast(output, self._size) for output in outputs):
-                self._tap_whole(caller)
-
-    def check_graph(self, graph: tf.Graph) -> None:
-        """Finds variables unknown to Keras that the model writes."""
-        for operation in graph.get_operations():
-            if operation.type in _ASSIGNMENTS:
-                self._findings.report(
-                    None,
-                    f"writes the variable '{operation.inputs[0].name}' while it trains, so that "
-                    "later batches see earlier ones",
-                    "Remove the update, or make it a constant.",
-                )
-
-    def _followed(self, layer: keras.Layer, call: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(call)
-        def run(*args: Any, **kwargs: Any) -> Any:
-            is_tap = self._tapped() is None and id(layer) in self._site_ids
-            self._check_kind(layer, call_is_training(layer, kwargs))
-            is_replayed = is_tap and self._sites.rule_for(layer).covers_inner
-            operations_before = len(_operations()) if is_replayed else 0
-            self._stack.append(layer)
-            try:
-                outputs = call(*args, **kwargs)
-            finally:
-                self._stack.pop()
-                self._finished = layer
-            if is_tap:
-                self._check_outputs(layer, outputs)
-            if is_replayed and any(
-                operation.type in _RANDOM for operation in _operations()[operations_before:]
-            ):
-                self._report_randomness(layer)
-            return outputs
-
-        return run
-
-    def _remembered(self, site: keras.Layer, call: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(call)
-        def run(*args: Any, **kwargs: Any) -> Any:
-            outputs = call(*args, **kwargs)
-            if self._tapped() is None and is_constant_row((args, kwargs), self._size):
-                caller = self._stack[-1] if self._stack else self._model
-                self._rows.append(
-                    (caller, [x for x in tf.nest.flatten(outputs) if tf.is_tensor(x)])
-                )
-            return outputs
-
-        return run
-
-    def _tapped(self) -> keras.Layer | None:
-        """The site whose call is being recorded: the outermost on the stack."""
-        return next((layer for layer in self._stack if id(layer) in self._site_ids), None)
-
-    def _is_covered(self, variable: keras.Variable) -> bool:
-        site = self._tapped()
-        if site is None:
-            return False
-        covers_inner = self._sites.rule_for(site).covers_inner
-        covered = site.trainable_variables if covers_inner else owned_variables(site)
-        return any(variable is v for v in covered)
-
-    def _innermost_holder(self, variable: keras.Variable) -> keras.Layer:
-        for layer in reversed(self._stack):
-            if any(variable is v for v in layer.trainable_variables):
-                return layer
-        return self._model
-
-    def _tap_whole(self, layer: keras.Layer) -> None:
-        if not any(layer is known for known in self._findings.enclosing):
-            self._findings.enclosing.append(layer)
-
-    def _check_outputs(self, layer: keras.Layer, outputs: Any) -> None:
-        for output in tf.nest.flatten(outputs):
-            if not tf.is_tensor(output) or not output.dtype.is_floating:
-                continue
-            if output.shape.rank is None or output.shape[:1] != [self._size]:
-                self._tap_whole(self._stack[-1] if self._stack else self._model)
-
-    def _check_kind(self, layer: keras.Layer, training: bool) -> None:
-        if (
-            isinstance(layer, keras.layers.BatchNormalization)
-            and getattr(layer, "mixes_examples", True)
-            and training
-            and layer.trainable
-        ):
-            self._mixing.add(id(layer))
-            self._findings.report(
-                layer,
-                "(BatchNormalization in training mode) mixes the examples of a batch, so no "
-                "per-example gradient exists",
-                "Use group normalization, or fixed statistics (model.resnet50.normalization: "
-                "group or frozen_batch; training.privacy.conversion.to_private for a model of "
-                "your own).",
-            )
-        if getattr(layer, "stateful", False):
-            self._findings.report(
-                layer,
-                f"({type(layer).__name__}, stateful=True) carries state from one batch to the "
-                "next, which the accounting does not cover",
-                "Use stateful=False.",
-            )
-        if getattr(layer, "activity_regularizer", None) is not None:
-            self._findings.report(
-                layer,
-                "has an activity regularizer, whose gradient depends on the examples but is not "
-                "clipped",
-                "Remove activity_regularizer; regularizers of weights are fine.",
-            )
-
-    def _note_shared_state(self, variable: keras.Variable) -> None:
-        writer = self._stack[-1] if self._stack else self._model
-        if id(writer) in self._mixing or id(writer) in self._writing:
-            return
-        self._writing.add(id(writer))
-        self._findings.report(
-            writer,
-            f"writes the variable '{variable.path}' while it trains, so that examples reach the "
-            "weights unclipped and without noise",
-            "Remove the layer or its wrapper, or freeze that variable.",
-        )
-
-    def _note_randomness(self) -> None:
-        site = self._tapped()
-        if site is not None and self._sites.rule_for(site).covers_inner:
-            self._report_randomness(site)
-
-    def _report_randomness(self, site: keras.Layer) -> None:
-        self._findings.report(
-            site,
-            f"({type(site).__name__}) draws random numbers inside (dropout, noise), and its "
-            "private gradient replays the layer, which would draw others",
-            "Set its dropout to 0 and put a Dropout layer beside it.",
-        )
-
-
-def _operations() -> list[tf.Operation]:
-    return tf.compat.v1.get_default_graph().get_operations()
-
-
-def _is_only_broadcast(row: tf.Tensor, size: int) -> bool:
-    """Whether everything done to a repeated constant row is what broadcasting would have done."""
-    for consumer in row.consumers():
-        result = consumer.outputs[0]
-        if consumer.type in _BROADCASTING:
-            other = consumer.inputs[1] if consumer.inputs[0] is row else consumer.inputs[0]
-            if other.shape.rank is None or other.shape.rank > row.shape.rank:
-                return False
-            if other.shape.rank == row.shape.rank and other.shape[0] == size:
-                continue
-        elif consumer.type not in _TRANSPARENT:
-            return False
-        if not _is_only_broadcast(result, size):
-            return False
-    return True

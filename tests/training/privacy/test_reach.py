@@ -1,0 +1,131 @@
+"""Layers that run where a tap sees no gradient: exact all the same, or refused; never 0 unseen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import ops
+
+from configs.schema import UserError
+from tests.training.privacy.naive import cross_entropy
+from tests.training.privacy.test_fallback import BATCH, assert_exact, logits, reals
+from training.privacy import watcher
+from training.privacy.clipping import clipped_gradient_sum
+
+L = keras.layers
+TIME = 4
+
+
+class Holder(L.Layer):
+    """Holds a dense layer; subclasses say where it runs."""
+
+    def __init__(self, **further: Any):
+        super().__init__(**further)
+        self.dense = L.Dense(3)
+
+    def build(self, shape: Any) -> None:
+        self.dense.build((shape[0], shape[-1]))
+
+
+class InScan(Holder):
+    def call(self, x: Any) -> Any:
+        def add(carry: Any, row: Any) -> tuple[Any, Any]:
+            total = ops.tanh(self.dense(row) + carry)
+            return total, total
+
+        return ops.scan(add, ops.zeros_like(x[:, 0]), ops.transpose(x, (1, 0, 2)))[0]
+
+
+class InMap(Holder):
+    def call(self, x: Any) -> Any:
+        return ops.transpose(ops.map(self.dense, ops.transpose(x, (1, 0, 2))), (1, 0, 2))
+
+
+class InVectorizedMap(Holder):
+    def call(self, x: Any) -> Any:
+        rows = ops.transpose(x, (1, 0, 2))
+        return ops.transpose(ops.vectorized_map(self.dense, rows), (1, 0, 2))
+
+
+@keras.saving.register_keras_serializable("tests")
+class OfItsOwn(L.SimpleRNN):
+    """A recurrent layer of a class that no rule knows, whose cell runs in a loop."""
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        InScan,
+        InMap,
+        InVectorizedMap,
+        lambda: OfItsOwn(2),
+        lambda: L.Bidirectional(OfItsOwn(2)),
+    ],
+    ids=["scan", "map", "vectorized_map", "recurrent", "bidirectional"],
+)
+def test_layer_inside_a_loop_of_its_holder_has_the_gradient_of_the_naive_loop(
+    make: Callable[[], L.Layer],
+) -> None:
+    x = keras.Input((TIME, 3))
+    assert_exact(keras.Model(x, logits(make()(x))), reals(TIME, 3))
+
+
+class InFunction(Holder):
+    """Its graph was traced when Keras built the model: no tap sees the layer run again."""
+
+    def build(self, shape: Any) -> None:
+        super().build(shape)
+        self.run = tf.function(lambda x: self.dense(x), autograph=False)
+
+    def call(self, x: Any) -> Any:
+        return self.run(x)
+
+
+class Recomputed(Holder):
+    """`recompute_grad` knows the gradient of variables, and not of values in their place."""
+
+    def call(self, x: Any) -> Any:
+        return tf.recompute_grad(lambda y: self.dense(y))(x)
+
+
+class OwnWeightsRecomputed(L.Layer):
+    def build(self, shape: Any) -> None:
+        self.table = self.add_weight(shape=(shape[-1], 2), initializer="glorot_uniform")
+
+    def call(self, x: Any) -> Any:
+        return tf.recompute_grad(lambda y: ops.matmul(y, self.table))(x)
+
+
+@pytest.mark.parametrize("layer", [InFunction, Recomputed, OwnWeightsRecomputed])
+def test_layer_whose_gradient_nobody_sees_is_refused_by_name(layer: type[L.Layer]) -> None:
+    x = keras.Input((3,))
+    model = keras.Model(x, logits(layer(name="culprit")(x)))
+    batch = {
+        "inputs": tf.constant(reals(3)),
+        "labels": tf.constant(np.arange(BATCH) % 3),
+        "mask": tf.ones(BATCH, bool),
+    }
+    with pytest.raises(UserError, match=r"layer 'culprit.* out of sight"):
+        clipped_gradient_sum(model, cross_entropy, batch, 1.0)
+
+
+def test_gradients_of_ordinary_models_need_not_be_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> Any:
+        raise AssertionError("followed")
+
+    monkeypatch.setattr(watcher, "reached", refuse)
+    x = keras.Input((TIME, 3))
+    y = L.MultiHeadAttention(2, 2)(x, L.Dense(3, activation="gelu")(x))
+    y = L.LSTM(2)(L.LayerNormalization()(y))
+    assert_exact(keras.Model(x, logits(y)), reals(TIME, 3))
+
+
+def test_activation_with_a_gradient_of_its_own_hides_nothing() -> None:
+    x = keras.Input((5,))
+    hidden = L.Dense(4, activation="silu")(x)
+    assert_exact(keras.Model(x, logits(hidden)), reals(5))

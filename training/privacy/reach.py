@@ -1,0 +1,135 @@
+"""Whether the backward pass reaches every tap: a layer may run where its tap sees no gradient.
+
+What a layer makes inside a loop (`keras.ops.scan`, `map`), a `tf.function`, a vectorised map or a
+function with a gradient of its own (`tf.recompute_grad`, `keras.RematScope`) is a tensor of another
+graph, or one that the gradient goes around. Its tap would find no gradient, as the tap of a layer
+that the loss does not depend on, and the layer would not train, without a word. So where a tap
+looks cut off, its gradient is compared with those of the variables behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from training.privacy.rules import owned_variables
+from training.privacy.taps import Sites, Tap, recording
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What has a gradient of a model's outputs.
+
+    Attributes:
+        tapped: The taps, in call order.
+        taps: Whether each one's output has.
+        hidden: Variables that have none where their layer is replayed, though they have one.
+        variables: Ids of the trainable variables that have.
+    """
+
+    tapped: list[Tap]
+    taps: list[bool]
+    hidden: list[keras.Variable]
+    variables: set[int]
+
+
+def may_be_hidden(taps: Sequence[Tap], outputs: Any) -> bool:
+    """Whether the gradient has to be followed: it might not reach a tap, or not in a replay.
+
+    A look at a traced graph, which takes no time: true of no ordinary model.
+
+    Args:
+        taps: All of the model's.
+        outputs: The model's, in the graph that is being traced.
+    """
+    ancestors = _ancestors_of([x for x in tf.nest.flatten(outputs) if tf.is_tensor(x)])
+    if not all(any(output.op in ancestors for output in tap.outputs) for tap in taps):
+        return True
+    operations = tf.compat.v1.get_default_graph().get_operations()
+    return any(tap.rule.covers_inner for tap in taps) and any(map(_has_own_gradient, operations))
+
+
+def _ancestors_of(outputs: Sequence[tf.Tensor]) -> set[Any]:
+    """The operations that tensors were made from by TensorFlow's own gradients, in their graph."""
+    found: set[Any] = set()
+    waiting = [output.op for output in outputs]
+    while waiting:
+        operation = waiting.pop()
+        if operation in found:
+            continue
+        found.add(operation)
+        if not _has_own_gradient(operation):
+            waiting.extend(x.op for x in operation.inputs)
+    return found
+
+
+def _has_own_gradient(operation: tf.Operation) -> bool:
+    try:
+        return bool(operation.get_attr("_gradient_op_type"))
+    except ValueError:
+        return False
+
+
+def reached(model: keras.Model, specification: Any, size: int, sites: Sites) -> Reached:
+    """Follows the gradients of a model's outputs; traces it once more, and runs nothing.
+
+    Args:
+        model: The model.
+        specification: Of its inputs, with `size` examples.
+        size: Examples.
+        sites: The layers to tap.
+    """
+    found: list[Reached] = []
+
+    @tf.function(autograph=False)
+    def trace(inputs: Any) -> tf.Tensor:
+        variables = model.trainable_variables
+        with tf.GradientTape() as tape, recording(sites, size, tape.watch) as taps:
+            outputs = [x for x in tf.nest.flatten(model(inputs, training=True)) if _is_floating(x)]
+        flat = [output for tap in taps for output in tap.outputs]
+        gradients = tape.gradient(outputs, [*flat, *(v.value for v in variables)])
+        at_outputs = iter(gradients[: len(flat)])
+        reached_taps = [any([next(at_outputs) is not None for _ in tap.outputs]) for tap in taps]
+        reached_variables = {
+            id(v)
+            for v, gradient in zip(variables, gradients[len(flat) :], strict=True)
+            if gradient is not None
+        }
+        hidden = [
+            v
+            for tap, is_reached in zip(taps, reached_taps, strict=True)
+            if is_reached and tap.rule.covers_inner
+            for v in _unreached_by_replay(tap)
+            if id(v) in reached_variables
+        ]
+        found.append(Reached(taps, reached_taps, hidden, reached_variables))
+        return tf.zeros([])
+
+    trace.get_concrete_function(specification)
+    return found[0]
+
+
+def _unreached_by_replay(tap: Tap) -> list[keras.Variable]:
+    """Variables without a gradient where the fallback runs a layer again on other values."""
+    variables = tap.layer.trainable_variables
+    values = [tf.convert_to_tensor(v.value) for v in variables]
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(values)
+        with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+            outputs = tf.nest.flatten(tap.layer(*tap.args, **tap.kwargs))
+    gradients = tape.gradient([x for x in outputs if _is_floating(x)], values)
+    return [v for v, gradient in zip(variables, gradients, strict=True) if gradient is None]
+
+
+def _is_floating(x: Any) -> bool:
+    return tf.is_tensor(x) and x.dtype.is_floating
+
+
+def is_blind(tap: Tap, is_reached: bool, variables: set[int]) -> bool:
+    """Whether a tap finds no gradient although variables that its rule covers have one."""
+    covered = tap.layer.trainable_variables if tap.rule.covers_inner else owned_variables(tap.layer)
+    return not is_reached and any(id(v) in variables for v in covered)
