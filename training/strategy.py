@@ -1,7 +1,7 @@
 """How training is spread over devices: `tf.distribute`, resolved from the recipe's word.
 
-Proven on one CPU, on logical CPUs, on one GPU and on virtual GPUs of one; several workers as processes
-of one machine. TPUs resolve through TensorFlow's own resolver, and have not been run on.
+Proven on one CPU, on logical CPUs, on one GPU and on virtual GPUs of one; several workers as
+processes of one machine. TPUs resolve through TensorFlow's own resolver, and have not been run on.
 """
 
 from __future__ import annotations
