@@ -1,6 +1,7 @@
 """Kills a seeded private run by SIGKILL at random moments, and compares what becomes of it.
 
     python -m benchmarks.kill_and_resume [--kills 20] [--seed 0] [--directory DIR] [--json]
+    python -m benchmarks.kill_and_resume --workers 2
 
 A digits recipe with dropout, Adam and accumulated batches trains twice with `sterling train`: once
 undisturbed, and once killed again and again: most often a random moment after a random release,
@@ -8,7 +9,8 @@ otherwise at a random moment of the whole life of the process (so that set-up, s
 and exporting are hit too). After every kill every file that bears its final name must be whole. At
 the end weights, optimizer, dropout state, ledger and measurements must be identical, bit for bit.
 A run that ends before all kills are done is compared, and the next one takes the rest. Exit code 1
-if anything differs.
+if anything differs. Of several joined workers one is killed, at random, and then all are started
+again.
 
 The processes are forked from one that has imported TensorFlow and has not started it, which saves
 each of them the import and changes nothing else.
@@ -71,15 +73,22 @@ class Kill:
     leavings: list[str]
 
 
-def start(recipe: Path, run: Path) -> int:
-    """Forks a process that runs `sterling train`; returns its id."""
+def start(recipe: Path, run: Path, workers: int) -> int:
+    """Forks a process that runs `sterling train`, or starts workers that do; returns its id."""
     process = os.fork()
     if process:
         return process
     with open(run.with_suffix(".log"), "ab") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    os._exit(sterling(["train", str(recipe), "--run", str(run)]))
+    several = ["--local-workers", str(workers)] if workers > 1 else []
+    os._exit(sterling(["train", str(recipe), "--run", str(run), *several]))
+
+
+def workers_of(process: int) -> list[int]:
+    """The processes that it has started and that still run."""
+    tasks = Path(f"/proc/{process}/task").iterdir()
+    return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
 
 
 def ended(process: int) -> bool:
@@ -102,10 +111,12 @@ def releases_in(run: Path) -> int:
         return -1
 
 
-def kill(recipe: Path, run: Path, draw: random.Random, life: float, remaining: int) -> Kill | None:
-    """Starts the run and kills it; None if it ended before."""
+def kill(
+    recipe: Path, run: Path, draw: random.Random, life: float, remaining: int, workers: int
+) -> Kill | None:
+    """Starts the run and kills it, or one of its workers; None if it ended before."""
     started = time.monotonic()
-    process = start(recipe, run)
+    process = start(recipe, run, workers)
     any_time = draw.randrange(10) < _ANY_TIME_IN_TEN
     wanted_seconds = draw.uniform(0, life) if any_time else 0.0
     wanted_releases = -1 if any_time else releases_in(run) + draw.randint(1, max(1, remaining))
@@ -116,8 +127,15 @@ def kill(recipe: Path, run: Path, draw: random.Random, life: float, remaining: i
     time.sleep(draw.uniform(0, 0.05))
     if ended(process):
         return None
-    os.kill(process, signal.SIGKILL)
-    os.waitpid(process, 0)
+    victim = process
+    while workers > 1 and victim == process:
+        if ended(process):
+            return None
+        victim = draw.choice(workers_of(process) or [process])
+    os.kill(victim, signal.SIGKILL)
+    _, status = os.waitpid(process, 0)
+    if not status:
+        return None  # the workers had ended
     return Kill(
         round(time.monotonic() - started, 2),
         max(0, releases_in(run)),
@@ -176,6 +194,7 @@ def main() -> int:
     """Runs the comparison; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--workers", type=int, default=1, help="joined workers on this machine")
     parser.add_argument("--seed", type=int, default=None, help="Of the moments; none draws one.")
     parser.add_argument("--directory", type=Path, default=None)
     parser.add_argument("--json", action="store_true")
@@ -188,7 +207,7 @@ def main() -> int:
     recipe.write_text(yaml.safe_dump(_RECIPE))
     whole = root / "whole"
     started = time.monotonic()
-    wait_for(start(recipe, whole))
+    wait_for(start(recipe, whole, options.workers))
     life = time.monotonic() - started
     kills: list[Kill] = []
     runs: list[Path] = []
@@ -197,16 +216,17 @@ def main() -> int:
         while len(kills) < options.kills:
             left = _STEPS - max(0, releases_in(runs[-1]))
             share = left // (options.kills - len(kills))
-            killed = kill(recipe, runs[-1], draw, life, 2 * share)
+            killed = kill(recipe, runs[-1], draw, life, 2 * share, options.workers)
             if killed is None:
                 break
             kills.append(killed)
             if not options.json:
                 print(f"kill {len(kills)}: {killed}", flush=True)
         else:
-            wait_for(start(recipe, runs[-1]))
+            wait_for(start(recipe, runs[-1], options.workers))
     expected = outcome(whole)
     result = {
+        "workers": options.workers,
         "kills": len(kills),
         "runs": len(runs),
         "seed": seed,

@@ -38,7 +38,9 @@ def _map_examples(
     function: Callable[[Any], list[tf.Tensor]], examples: list[tf.Tensor], name: str
 ) -> list[tf.Tensor]:
     try:
-        return tf.vectorized_map(function, examples)
+        # Not with loops for single operations: those of stateful ones, and of cuDNN's, may fail
+        # when they run, and would be slow without a word.
+        return tf.vectorized_map(function, examples, fallback_to_while_loop=False)
     except _NOT_VECTORISABLE as error:
         _warn_once(name, str(error).splitlines()[0] if str(error) else type(error).__name__)
     signature = _signature(function, examples)
