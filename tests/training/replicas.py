@@ -318,6 +318,7 @@ def main() -> None:
     parser.add_argument("what", choices=("kinds", "clipping", "noiseless", "users", "groups"))
     parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--brief", action="store_true", help="whole batches only")
     arguments = parser.parse_args()
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(
@@ -338,7 +339,8 @@ def main() -> None:
         silent = replace(private, noise_multiplier=NO_NOISE)
         print(json.dumps(kinds(arguments.steps, {"private, noiseless": silent})))
         return
-    results = kinds(arguments.steps, {"plain": PrivacySettings(), "private": private})
+    privacies = {"plain": PrivacySettings(), "private": private}
+    results = kinds(arguments.steps, privacies, (None,) if arguments.brief else (None, 16))
     # Dropout differs by replica, so only the replicas can be compared.
     with tempfile.TemporaryDirectory() as folder:
         results["private, dropout"] = compare(replace(BASE, privacy=private), Path(folder))
