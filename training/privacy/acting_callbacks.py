@@ -18,9 +18,9 @@ def measurement_acted_on(callback: Any) -> str | None:
     """
     stops_on_loss = isinstance(callback, keras.callbacks.TerminateOnNaN)
     monitored = getattr(callback, "monitor", None) or ("loss" if stops_on_loss else None)
-    if monitored is None or monitored == "epsilon" or str(monitored).startswith("val_"):
+    if not isinstance(monitored, str):  # something else by that name, of a user's own
         return None
-    return str(monitored)
+    return None if monitored == "epsilon" or monitored.startswith("val_") else monitored
 
 
 def names_files_by_training(filepath: Any) -> bool:
