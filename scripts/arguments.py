@@ -90,6 +90,21 @@ def parse_recipe(parser: jsonargparse.ArgumentParser, argv: Sequence[str]) -> Ar
         UserError: If a setting is unknown, of the wrong type or impossible; the message names
             key, value and what was expected.
     """
+    sections, name, options = parse_sections(parser, argv)
+    return Arguments(Recipe(**sections), name, options)
+
+
+def parse_sections(
+    parser: jsonargparse.ArgumentParser, argv: Sequence[str]
+) -> tuple[dict[str, Any], str, Any]:
+    """The same, sections of the recipe not yet held against each other.
+
+    Returns:
+        The sections by name, and `Arguments.name` and `Arguments.options`.
+
+    Raises:
+        UserError: If a section by itself is wrong.
+    """
     argv = list(argv)
     name = "run"
     if argv and not argv[0].startswith("-"):
@@ -100,5 +115,4 @@ def parse_recipe(parser: jsonargparse.ArgumentParser, argv: Sequence[str]) -> Ar
             refuse_unreadable(value, own)
             name = Path(value).stem
     options = parse(parser, argv)
-    recipe = Recipe(**{section: options[section] for section in _SECTIONS})
-    return Arguments(recipe, name, options)
+    return {section: options[section] for section in _SECTIONS}, name, options

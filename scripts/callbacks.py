@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from configs.schema import Recipe, SettingError, require
@@ -14,9 +13,6 @@ if TYPE_CHECKING:
     from training.privacy.ledger import Ledger
     from training.run_directory import RunDirectory
     from training.session import Session
-
-# {loss:.2f}, {accuracy} and the like in the name of a file; {epoch} and {val_loss} tell nothing.
-_FIGURE_OF_TRAINING = re.compile(r"\{(?!epoch|val_|batch)\w+")
 
 
 def callbacks_of(
@@ -130,19 +126,17 @@ def _require_fitting(
     callback: keras.callbacks.Callback, name: str, options: dict[str, Any], recipe: Recipe
 ) -> None:
     """Refuses callbacks that would void ε, or that fail only when they first act."""
-    monitored = getattr(callback, "monitor", "loss" if name == "TerminateOnNaN" else None)
+    from training.privacy.acting_callbacks import measurement_acted_on, names_files_by_training
+
     require(
-        not recipe.privacy.enabled
-        or monitored is None
-        or monitored == "epsilon"
-        or monitored.startswith("val_"),
+        not recipe.privacy.enabled or measurement_acted_on(callback) is None,
         f"training.callbacks.{name}",
         options,
         "a callback that monitors validation (val_...) with privacy: training metrics are raw "
         "training data, and acting on them would void epsilon",
     )
     require(
-        not recipe.privacy.enabled or not _FIGURE_OF_TRAINING.search(str(options.get("filepath"))),
+        not recipe.privacy.enabled or not names_files_by_training(options.get("filepath")),
         f"training.callbacks.{name}",
         options,
         "a filepath of {epoch} and val_ figures alone: with privacy, a training metric in a file's "

@@ -5,6 +5,8 @@ A recipe, or a model of your own in a `.keras` file:
     sterling check-private RECIPE.yaml [--explain] [--convert group --output NEW.yaml]
     sterling check-private --model MODEL.keras [--convert frozen --output NEW.keras]
 
+Of a recipe with privacy also what its plan and fairness settings would be refused for.
+
 `--convert` exchanges batch normalization, which mixes examples: `frozen` keeps its statistics as
 constants, and with them what the model computes; `group` learns anew without any.
 """
@@ -19,8 +21,8 @@ from typing import Any, Literal
 
 import jsonargparse
 
-from configs.schema import Recipe, SettingError, UserError
-from scripts.arguments import new_parser, parse, parse_recipe, recipe_parser, recipe_text
+from configs.schema import FairnessSettings, Recipe, SettingError, UserError
+from scripts.arguments import new_parser, parse, parse_sections, recipe_parser, recipe_text
 from scripts.command import run_command
 
 # What `--convert` is called -> what a ResNet50's recipe calls it.
@@ -48,20 +50,32 @@ def main(argv: Sequence[str]) -> None:
         action="store_true",
         help="Also say how each trained variable is clipped, and what that costs.",
     )
-    arguments = parse_recipe(parser, argv)
-    check(arguments.recipe, arguments.options.convert, _output(arguments.options, ".yaml"))
-    if arguments.options.explain:
-        explain_recipe(arguments.recipe)
+    sections, _, options = parse_sections(parser, argv)
+    refused = _set_aside_refused(sections)
+    recipe = Recipe(**sections)
+    check(recipe, options.convert, _output(options, ".yaml"), refused)
+    if options.explain:
+        explain_recipe(recipe)
 
 
-def check(recipe: Recipe, convert: Conversion | None = None, output: Path | None = None) -> None:
+def check(
+    recipe: Recipe,
+    convert: Conversion | None = None,
+    output: Path | None = None,
+    refused: Sequence[UserError] = (),
+) -> None:
     """Prints "no problem found", or every problem; writes the converted recipe if asked for.
+
+    Args:
+        recipe: What is to be checked.
+        convert, output: How to convert its model, and where to write the recipe that does.
+        refused: Problems of the recipe as it was written, which this one was made without.
 
     Raises:
         UserError: If a problem is left; says how many, after they were printed.
     """
     name = f"model {recipe.model.name}"
-    problems = _report(name, _problems_of_recipe(recipe))
+    problems = _report(name, [*refused, *_problems_of_recipe(recipe)])
     if not problems or convert is None or output is None:
         _refuse(name, problems)
         return
@@ -69,7 +83,8 @@ def check(recipe: Recipe, convert: Conversion | None = None, output: Path | None
         raise UserError(f"{name}: has no setting that could be converted. See the remedies above.")
     resnet = replace(recipe.model.resnet50, normalization=_CONVERSIONS[convert])
     converted = replace(recipe, model=replace(recipe.model, resnet50=resnet))
-    _refuse(f"{name}, converted", _report(f"{name}, converted", _problems_of_recipe(converted)))
+    left = [*refused, *_problems_of_recipe(converted)]
+    _refuse(f"{name}, converted", _report(f"{name}, converted", left))
 
     from training.files import write_atomically
 
@@ -125,23 +140,45 @@ def check_file(path: Path, convert: Conversion | None = None, output: Path | Non
     print(f"{output}: written")
 
 
+def _set_aside_refused(sections: dict[str, Any]) -> list[UserError]:
+    """Why the fairness section cannot be had with privacy; the rest is looked at without it."""
+    if not sections["privacy"].enabled:
+        return []
+    try:
+        sections["fairness"].require_private()
+    except SettingError as error:
+        sections["fairness"] = FairnessSettings()
+        return [error]
+    return []
+
+
 def _problems_of_recipe(recipe: Recipe) -> list[Any]:
     import keras
 
     import data
+    from training.fairness import Mitigation
     from training.losses import recipe_loss
     from training.privacy.inspection import problems_of
-    from training.session import build_model, plan_ahead
+    from training.recipe_plan import plan_ahead
+    from training.session import build_model
 
     keras.config.set_dtype_policy(recipe.training.precision)
     dataset = data.load(recipe.data)
     model = build_model(recipe, dataset).model
     loss = recipe_loss(recipe, dataset.info.label_names)
     problems: list[Any] = list(problems_of(model, loss))
-    if recipe.privacy.enabled:
+    if not recipe.privacy.enabled:
+        return problems
+    try:
+        plan = plan_ahead(recipe, dataset)
+    except UserError as error:
+        return [*problems, error]
+    for check_against_plan in (
+        lambda: plan.clipping.grouping([v.path for v in model.trainable_variables]),
+        lambda: Mitigation.of(recipe.fairness, dataset, recipe.evaluation.positive_label, plan),
+    ):
         try:
-            plan = plan_ahead(recipe, dataset)
-            plan.clipping.grouping([v.path for v in model.trainable_variables])
+            check_against_plan()
         except UserError as error:
             problems.append(error)
     return problems

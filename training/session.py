@@ -15,7 +15,7 @@ import tensorflow as tf
 
 import data
 import models
-from configs.schema import Recipe, TrainingSettings, require
+from configs.schema import Recipe, require
 from data import Dataset, PreparedSplit
 from data.service import require_service
 from models import BuiltModel
@@ -28,15 +28,12 @@ from training.frozen_features import count_computed, fits_in_memory, give_up, th
 from training.loop import Length, Loop
 from training.losses import recipe_loss
 from training.one_root import OneRoot
-from training.privacy.clip_watch import ClipWatch
-from training.privacy.group_releases import GroupReleases
 from training.privacy.half_precision import use_whole_float32
-from training.privacy.inspection import probe, problems_of
 from training.privacy.ledger import Ledger
 from training.privacy.measured_precision import require_whole_float32
 from training.privacy.plan import PrivacyPlan
-from training.privacy.problems import refuse
 from training.randomness import Randomness
+from training.recipe_plan import look_over, plan_of
 from training.run_directory import RunDirectory
 from training.step_choice import needs_one_order, refuse_uncompilable, step_of
 from training.step_clock import StepClock
@@ -45,9 +42,6 @@ from training.strategy import has_accelerators, is_tpu, resolve_strategy
 from training.stream_names import release_identity, shared_randomness
 from training.unit_of_privacy import records_of
 from training.workers import Workers
-
-# Enough to see whether one example's output depends on another's.
-_PROBED_EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -200,50 +194,6 @@ def build_model(recipe: Recipe, dataset: Dataset) -> BuiltModel:
     )
 
 
-def plan_ahead(recipe: Recipe, dataset: Dataset) -> PrivacyPlan:
-    """The plan that `open_session` would make, without a model; for a recipe with privacy.
-
-    Raises:
-        UserError: If there is none: a value is impossible, or nothing is proven about the parts.
-    """
-    records, unit = records_of(recipe, dataset)
-    preparation = Preparation.of(recipe.fairness, dataset)
-
-    def steps_of(settings: TrainingSettings, count: int) -> int:
-        return run_length(settings, count, unit).steps
-
-    recipe = resolved(recipe, records, steps_of, preparation.shares)
-    steps = steps_of(recipe.training, records)
-    return _plan_of(recipe, dataset, preparation, records, steps)
-
-
-def _plan_of(
-    recipe: Recipe, dataset: Dataset, preparation: Preparation, records: int, steps: int
-) -> PrivacyPlan:
-    return PrivacyPlan.from_settings(
-        recipe.privacy,
-        num_examples=records,
-        batch_size=recipe.training.batch_size,
-        steps=steps,
-        shares=preparation.shares,
-        watch=ClipWatch.of(recipe.privacy.clipping.watch, dataset.info.groups),
-        versions=preparation.rows_per_record,
-        counterparts=preparation.counterparts,
-        group_releases=GroupReleases.from_settings(
-            recipe.fairness, records, recipe.training.batch_size
-        ),
-    )
-
-
-def _look_over(
-    recipe: Recipe, dataset: Dataset, built: BuiltModel, examples: PreparedSplit
-) -> None:
-    """Refuses a model that cannot be private, before anything costly; names every problem."""
-    loss = recipe_loss(recipe, dataset.info.label_names)
-    refuse(problems_of(built.model, loss))
-    probe(built.model, loss, next(iter(data.batches_in_order(examples, _PROBED_EXAMPLES))))
-
-
 def open_session(
     recipe: Recipe, run: RunDirectory | None = None, *, for_tpu: bool = False
 ) -> Session:
@@ -280,7 +230,7 @@ def open_session(
     length = run_length(settings, records, unit)
     plan = None
     if recipe.privacy.enabled:
-        plan = _plan_of(recipe, dataset, preparation, records, length.steps)
+        plan = plan_of(recipe, dataset, preparation, records, length.steps)
         use_whole_float32()
         if has_accelerators():
             require_whole_float32(strategy)
@@ -302,7 +252,7 @@ def open_session(
     train = data.prepare(people, built.preprocess, recipe.data.cache)
     validation = data.prepare(dataset.validation, built.preprocess, recipe.data.cache)
     if plan is not None:
-        _look_over(recipe, dataset, built, validation if len(validation) else train)
+        look_over(recipe, dataset, built, validation if len(validation) else train)
     prefix, trained = models.split_frozen_prefix(built)
     examples = len(train) + len(validation)
     if prefix is not None and fits_in_memory(prefix, examples, settings.cache_frozen_gb * 1e9):

@@ -71,6 +71,32 @@ def test_plan_that_training_would_refuse_is_a_problem(capsys, tmp_path, privacy,
     assert line in problem
 
 
+@pytest.mark.parametrize(
+    ("fairness", "line"),
+    [
+        # Refused as it is read, for what is left to be looked at all the same.
+        ("penalty: {measure: mmd}", "- fairness.penalty.measure: expected null with privacy"),
+        # Refused against the data, once there is a plan.
+        (
+            "group_dro: {step_size: 0.1}, releases: {noise_multiplier: 4}",
+            "- fairness.attribute: expected one of the data's group attributes",
+        ),
+    ],
+    ids=["penalty", "game"],
+)
+def test_fairness_that_training_would_refuse_is_listed_beside_the_layers(
+    capsys, tmp_path, fairness, line
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"{RECIPE}fairness: {{attribute: sex, {fairness}}}\n")
+    assert main(["check-private", str(recipe)]) == 2
+    shown = capsys.readouterr()
+    problems = [ln for ln in shown.out.splitlines() if ln.startswith("- ")]
+    assert len([problem for problem in problems if problem.startswith("- layer '")]) == 53
+    assert len([problem for problem in problems if problem.startswith(line)]) == 1
+    assert "54 problem(s)" in shown.err
+
+
 @pytest.mark.slow
 def test_process_checks_and_converts_a_model_file(model_file, tmp_path) -> None:
     output = tmp_path / "private.keras"

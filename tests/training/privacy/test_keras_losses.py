@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from configs.schema import UserError
 from tests.training.privacy.keras_cases import (
     L,
 )
@@ -55,3 +56,18 @@ def test_positions_that_keras_masks_are_left_out_of_an_examples_mean() -> None:
     found = per_example_loss("mse")(labels, predicted)
     every = ((1 - predicted.numpy()) ** 2).mean(-1)
     np.testing.assert_allclose(found, [every[0, :2].mean(), every[1].mean()], rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["mse", "hinge", keras.losses.CategoricalCrossentropy()])
+def test_labels_as_texts_are_refused_by_losses_of_keras(loss) -> None:
+    with pytest.raises(UserError, match=r"fit\(y\): the labels are texts, and .* takes numbers"):
+        per_example_loss(loss)(tf.constant([["1"], ["0"]]), tf.constant([[0.2], [0.9]]))
+
+
+def looked_up(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+    return tf.strings.to_number(labels) - outputs
+
+
+def test_labels_as_texts_are_left_to_a_loss_that_reads_them() -> None:
+    labels, outputs = tf.constant([["1"], ["0"]]), tf.constant([[0.25], [0.5]])
+    np.testing.assert_allclose(per_example_loss(looked_up)(labels, outputs), [0.75, -0.5])

@@ -81,6 +81,10 @@ REQUESTS: dict[str, tuple[dict[str, Any], str]] = {
     "generator": ({"x": (pair for pair in zip(X, Y, strict=True))}, "number of training examples"),
     "size": ({"x": X[:50], "y": Y[:50]}, "plan is for 60 training examples, and there are 50"),
     "rows": ({"y": Y[:50]}, "one row an example. Received rows: 50, 60"),
+    "labels as texts": (
+        {"y": Y.astype(str)},
+        "labels are texts, and sparse_categorical_crossentropy takes numbers",
+    ),
     "no labels": ({"y": None}, "y is missing"),
     "batch size": ({"batch_size": 32}, "expected none, or the plan's 20"),
     "validation split": ({"validation_split": 0.2}, "would take examples away"),

@@ -8,6 +8,7 @@ plan's expected batch size, never the drawn one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import keras
@@ -48,7 +49,9 @@ def per_example_loss(loss: Any) -> PerExampleLoss:
         average. With `Weighted` labels each example's loss is multiplied by its weight.
 
     Raises:
-        UserError: The loss has no part that keeps examples apart.
+        UserError: The loss has no part that keeps examples apart. What is given raises it for
+            several outputs, for values that are not one an example, and for texts where one of
+            Keras' losses needs numbers.
     """
     if loss is None or isinstance(loss, (dict, list, tuple)):
         raise UserError(
@@ -68,6 +71,7 @@ def per_example_loss(loss: Any) -> PerExampleLoss:
                 "a last layer, or write the loop yourself with clipped_gradient_sum, whose loss "
                 "takes all of them."
             )
+        _require_numbers(name, identified, labels_of(labels))
         batch_size = outputs.shape[0]
         values = tf.convert_to_tensor(unreduced(_as_keras_does(labels_of(labels)), outputs))
         _require_rows(name, values, batch_size)
@@ -111,6 +115,19 @@ def _of_rank(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
     if labels.shape.rank == outputs.shape.rank + 1 and labels.shape[-1] == 1:
         return labels[..., 0]
     return labels
+
+
+def _require_numbers(name: str, loss: Any, labels: tf.Tensor) -> None:
+    """Refuses texts for Keras' own losses; a user's loss may look them up."""
+    computes = getattr(loss, "fn", loss) if isinstance(loss, keras.losses.Loss) else loss
+    kind = computes if isinstance(computes, FunctionType) else type(computes)
+    if labels.dtype != tf.string or not kind.__module__.startswith("keras."):
+        return
+    raise UserError(
+        f"fit(y): the labels are texts, and {name} takes numbers (class ids, one-hot rows or "
+        "values). Give the place of each text in a list of your class names, or "
+        "y.astype('int64') where the texts are numbers."
+    )
 
 
 def _require_rows(name: str, values: tf.Tensor, batch_size: int | None) -> None:

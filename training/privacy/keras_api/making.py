@@ -29,6 +29,7 @@ def make_private(
     ledger: str | Path | None = None,
     seed: int | None = None,
     on_exhausted: Literal["raise", "stop"] = "raise",
+    callbacks_see_training_metrics: bool = False,
 ) -> PrivateModel:
     """A Keras model that trains `model` privately by `compile` and `fit`.
 
@@ -53,6 +54,11 @@ def make_private(
             and epochs' ends (by which a callback may act), and what changes before a second fit.
         on_exhausted: What `fit` does when asked for more steps than planned: `raise` before the
             first, or `stop` after the last.
+        callbacks_see_training_metrics: Whether callbacks other than Keras' own loggers (CSVLogger,
+            History, ProgbarLogger, RemoteMonitor, TensorBoard) find losses and metrics of training
+            examples in `logs`. They are bare: a callback that acts on training because of them
+            (stops it, sets the learning rate) voids epsilon. For callbacks that only write down;
+            the statement then says what it rests on.
 
     Raises:
         UserError: If the model cannot be private; names layer and remedy.
@@ -88,5 +94,10 @@ def make_private(
         # Through __dict__, past Keras' attribute tracking, which is closed once built.
         model.__dict__[_BUDGET] = budget
         return PrivateModel(
-            model, plan, physical_batch_size=physical_batch_size, budget=budget, seed=seed
+            model,
+            plan,
+            physical_batch_size=physical_batch_size,
+            budget=budget,
+            seed=seed,
+            callbacks_see_training_metrics=callbacks_see_training_metrics,
         )

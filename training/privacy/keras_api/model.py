@@ -23,6 +23,7 @@ from data.faults import fault_in
 from training.batching import Batching
 from training.privacy.inspection import probe
 from training.privacy.keras_api.budget import Budget
+from training.privacy.keras_api.callbacks import callbacks_given, called_in_fit, history_of
 from training.privacy.keras_api.datasets import (
     default_physical_size,
     replicated,
@@ -46,6 +47,11 @@ from training.privacy.plan import PrivacyPlan
 from training.randomness import Randomness
 
 _PROBED_EXAMPLES = 4
+_SEEN = (
+    " On request (callbacks_see_training_metrics) callbacks of the user's own were shown bare "
+    "measurements of training examples: all of this holds only if none of them acted on training "
+    "because of these."
+)
 
 
 class PrivacySpent(NamedTuple):
@@ -73,10 +79,12 @@ class PrivateModel(WrappingModel):
         physical_batch_size: int | None,
         budget: Budget,
         seed: int | None,
+        callbacks_see_training_metrics: bool,
     ):
         super().__init__(model)
         self.plan = plan
         self._budget, self._seed = budget, seed
+        self._callbacks_see = callbacks_see_training_metrics
         self._physical_batch_size = physical_batch_size
         self._randomness: Randomness | None = None
         self._step: KerasStep | None = None
@@ -84,6 +92,8 @@ class PrivateModel(WrappingModel):
         self._loss: Any = None
         self._loss_named: Any = None
         self._callbacks_named = ""
+        # Names of what the metrics measure on training examples.
+        self._measured: frozenset[str] = frozenset()
         self._digest: str | None = None
 
     @property
@@ -94,6 +104,8 @@ class PrivateModel(WrappingModel):
     def privacy_spent(self) -> PrivacySpent:
         """Epsilon, delta and the guarantee in words, for all releases so far."""
         text = self.plan.statement(self.releases, reproducible=self._seed is not None)
+        if self._callbacks_see:
+            text += _SEEN
         return PrivacySpent(self.plan.epsilon(self.releases), self.plan.delta, text)
 
     def compile(
@@ -175,8 +187,10 @@ class PrivateModel(WrappingModel):
             y: Labels, where `x` is arrays.
             batch_size: None, or the plan's.
             epochs: As in Keras; none takes all the steps that the plan still allows.
-            verbose, callbacks, validation_data, initial_epoch: As in Keras. Callbacks may monitor
-                validation only.
+            verbose, validation_data, initial_epoch: As in Keras.
+            callbacks: As in Keras, and they may monitor validation only: but for Keras' own
+                loggers, their `logs` lack the losses and metrics of training examples
+                (`callbacks_see_training_metrics` of `make_private`).
             validation_split, shuffle: At their defaults; anything else is refused.
             class_weight: Public weight of each class.
             sample_weight: (n,), each depending on its own example alone.
@@ -203,20 +217,19 @@ class PrivateModel(WrappingModel):
         source = x_as_source(self.plan, x, y, sample_weight, class_weight)
         require_planned_size(self.plan, source)
         self._require_same_examples(source)
-        listed = callbacks
-        if not isinstance(callbacks, keras.callbacks.CallbackList):
-            listed = keras.callbacks.CallbackList(
-                callbacks,
-                add_history=True,
-                add_progbar=verbose != 0,
-                model=self,
-                verbose=1 if verbose == "auto" else verbose,
-                epochs=epochs,
-                steps=per_epoch,
-            )
-        refuse_callbacks(listed.callbacks)
+        given = callbacks_given(callbacks)
+        refuse_callbacks(given)
         # As text, which Keras does not track.
-        self._callbacks_named = json.dumps(named_callbacks(listed.callbacks))
+        self._callbacks_named = json.dumps([named_callbacks(given), self._callbacks_see])
+        listed = called_in_fit(
+            given,
+            self,
+            None if self._callbacks_see else lambda: self._measured,
+            add_progbar=verbose != 0 and not isinstance(callbacks, keras.callbacks.CallbackList),
+            verbose=1 if verbose == "auto" else verbose,
+            epochs=epochs,
+            steps=per_epoch,
+        )
         step = self._prepared_step(source)
         validate = Validation(
             self,
@@ -246,12 +259,14 @@ class PrivateModel(WrappingModel):
             # Half a logical batch may wait in the sums; added to the next, its examples would
             # count twice.
             self._drop_step()
+            self.history = history_of(listed)
             fault = fault_in(error)
             if fault is not None:
                 raise fault from error
             raise
         step.finalize()
         listed.on_train_end(logs)
+        self.history = history_of(listed)
         return self.history
 
     def _epoch(
@@ -291,7 +306,9 @@ class PrivateModel(WrappingModel):
 
     def _logs(self, step: KerasStep) -> dict[str, float]:
         measured = {name: float(value) for name, value in self.get_metrics_result().items()}
-        return {**measured, **step.released()}
+        released = step.released()
+        self._measured = frozenset(measured) - frozenset(released)
+        return {**measured, **released}
 
     def _batching(self, source: Source) -> Batching:
         replicas = self.distribute_strategy.num_replicas_in_sync

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from configs.schema import UserError
+from training.privacy.acting_callbacks import measurement_acted_on, names_files_by_training
 from training.privacy.plan import PrivacyPlan
 
 
@@ -73,17 +74,23 @@ def refuse_fit_arguments(
 
 
 def refuse_callbacks(callbacks: Iterable[Any]) -> None:
-    """Refuses callbacks that act on bare measurements of training examples.
+    """Refuses callbacks that act on bare measurements of training examples, or name files by them.
 
     Raises:
         UserError: Names the callback.
     """
     for callback in callbacks:
         name = type(callback).__name__
-        monitored = getattr(callback, "monitor", "loss" if name == "TerminateOnNaN" else None)
-        if monitored is None or monitored == "epsilon" or monitored.startswith("val_"):
-            continue
-        raise UserError(
-            f"fit(callbacks=[{name}]): expected one that monitors validation (val_...). Received: "
-            f"{monitored!r}, a measurement of training examples; acting on it would void epsilon."
-        )
+        monitored = measurement_acted_on(callback)
+        if monitored is not None:
+            raise UserError(
+                f"fit(callbacks=[{name}]): expected one that monitors validation (val_...). "
+                f"Received: {monitored!r}, a measurement of training examples; acting on it would "
+                "void epsilon."
+            )
+        if names_files_by_training(getattr(callback, "filepath", "")):
+            raise UserError(
+                f"fit(callbacks=[{name}]): expected a filepath of {{epoch}} and val_ figures "
+                f"alone. Received: {str(callback.filepath)!r}, which would tell of training "
+                "examples what epsilon does not cover."
+            )
