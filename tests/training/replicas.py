@@ -283,6 +283,16 @@ def bounded_updates(steps: int) -> dict[str, Any]:
     return results
 
 
+def float16(steps: int) -> dict[str, Any]:
+    """Plain steps with a loss scale: rounding differs by replica's share, the replicas must not."""
+    mlp = replace(BASE.model.mlp, dropout=0.0)
+    sgd = OptimizerSettings(name="SGD", learning_rate=0.1, options={"clipnorm": 0.5})
+    training = replace(BASE.training, steps=steps, precision="mixed_float16", optimizer=sgd)
+    recipe = replace(BASE, training=training, model=replace(BASE.model, mlp=mlp))
+    with tempfile.TemporaryDirectory() as folder:
+        return {"plain": compare(recipe, Path(folder))}
+
+
 def groups(steps: int, per_execution: int) -> dict[str, Any]:
     """Steps taken several in a call against steps taken one by one, on the replicas alike."""
     found = {}
@@ -315,7 +325,9 @@ def groups(steps: int, per_execution: int) -> dict[str, Any]:
 def main() -> None:
     """Prints the differences that the command line asks for."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("kinds", "clipping", "noiseless", "users", "groups"))
+    parser.add_argument(
+        "what", choices=("kinds", "clipping", "noiseless", "users", "groups", "float16")
+    )
     parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--steps", type=int, default=5)
     arguments = parser.parse_args()
@@ -333,6 +345,9 @@ def main() -> None:
         return
     if arguments.what == "groups":
         print(json.dumps(groups(arguments.steps, 3)))
+        return
+    if arguments.what == "float16":
+        print(json.dumps(float16(arguments.steps)))
         return
     if arguments.what == "noiseless":
         silent = replace(private, noise_multiplier=NO_NOISE)

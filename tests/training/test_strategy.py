@@ -122,6 +122,13 @@ def test_replicas_taking_steps_in_groups_end_with_the_weights_of_single_steps():
         assert differences == {"single steps": 0.0, "replicas": 0.0}
 
 
+@pytest.mark.slow
+def test_replicas_in_float16_share_one_loss_scale_and_follow_one_device():
+    (found,) = run_replicas("float16").values()
+    assert found["replicas"] == 0.0
+    assert found["strategies"] < 0.01 * found["moved"]
+
+
 def assert_same_weights(found: dict[str, float]) -> None:
     assert found["strategies"] < 1e-5
     assert found["replicas"] == 0.0
