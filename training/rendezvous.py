@@ -57,9 +57,11 @@ def _split(address: str) -> tuple[str, int]:
 
 def _listening(mine: str) -> socket.socket:
     _, port = _split(mine)
+    dual = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual else socket.AF_INET
     try:
         # On every interface, as TensorFlow's server: the name may be known to others alone.
-        listener = socket.create_server(("", port))
+        listener = socket.create_server(("", port), family=family, dualstack_ipv6=dual)
     except OSError as error:
         raise SettingError(
             VARIABLE, mine, f"a port of this worker's own that is free ({error.strerror})"
