@@ -9,8 +9,9 @@ import tensorflow as tf
 
 from tests.training.conftest import assert_identical, weights_of
 from tests.training.test_resume import crash, run_once
+from training.fairness import AdversaryTask
 from training.losses import cross_entropy
-from training.steps import PlainStep
+from training.steps import AdversarialStep, PlainStep
 from training.steps.loss_scaling import with_loss_scale
 
 ROWS, WIDTH, LABELS = 16, 5, ("a", "b", "c")
@@ -99,6 +100,32 @@ def test_overflow_halves_the_scale_and_moves_nothing(bound):
     assert 0 < int(optimizer.iterations.numpy()) == 40 - found["skipped_steps"]
     assert all(np.isfinite(weight).all() for weight in weights_of(model))
     assert np.abs(weights_of(model)[0] - before[0]).max() > 0
+
+
+def test_overflow_in_the_model_does_not_reach_its_adversary():
+    model = make_model("mixed_float16")
+    optimizer = with_loss_scale(keras.optimizers.Adam(0.01), model)
+    step = AdversarialStep(
+        model,
+        cross_entropy(LABELS),
+        optimizer,
+        tf.distribute.get_strategy(),
+        accumulates=False,
+        adversary=AdversaryTask("demographic_parity", 0.5, 0.01, "ward", groups=2, positive=1),
+    )
+    batch = {**make_batch(), "groups": {"ward": tf.range(ROWS) % 2}}
+    optimizer.dynamic_scale.assign(2.0**40)
+    before, guessing = weights_of(model), [v.numpy() for v in step.state]
+    take(step, batch)
+    assert_identical(weights_of(model), before)
+    after = [v.numpy() for v in step.state]
+    assert all(np.isfinite(v).all() for v in after)
+    assert any((a != g).any() for a, g in zip(after, guessing, strict=True))
+    optimizer.dynamic_scale.assign(2.0**10)
+    take(step, batch)
+    assert step.released()["skipped_steps"] == 1
+    assert all(np.isfinite(weight).all() for weight in weights_of(model))
+    assert (weights_of(model)[0] != before[0]).any()
 
 
 def test_only_models_in_float16_have_a_scale():
