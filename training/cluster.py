@@ -69,3 +69,19 @@ def read_task() -> Task | None:
             '{"type": "worker", "index": 0}}, whose task is a chief or a worker of its cluster',
         )
     return Task(kind, index, kind == "chief" or ("chief" not in members and index == 0))
+
+
+def addresses(task: Task) -> tuple[str, dict[str, str]]:
+    """A task's own address, and those of the others that train with it, by name (`worker 1`).
+
+    Args:
+        task: From `read_task`, of the variable as it is.
+    """
+    cluster = json.loads(os.environ[VARIABLE])["cluster"]
+    named = {
+        (kind, index): str(address)
+        for kind in _KINDS
+        for index, address in enumerate(cluster.get(kind, ()))
+    }
+    mine = named.pop((task.kind, task.index))
+    return mine, {f"{kind} {index}": address for (kind, index), address in named.items()}

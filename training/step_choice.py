@@ -16,6 +16,7 @@ from training.optimizers import build_optimizer
 from training.privacy.clip_watch import ClipWatch
 from training.privacy.plan import PrivacyPlan
 from training.steps import AdversarialStep, PlainStep, PrivateStep, TrainingStep
+from training.steps.loss_scaling import with_loss_scale
 from training.strategy import is_tpu
 from training.xla_operations import TPU, compiler_here, obstacles_of, refuse_obstacles
 
@@ -39,6 +40,8 @@ def step_of(
     settings = recipe.training
     with strategy.scope():
         optimizer = build_optimizer(settings.optimizer, session.length.steps)
+        if session.plan is None:
+            optimizer = with_loss_scale(optimizer, session.model.trained)
     loss = recipe_loss(recipe, session.dataset.info.label_names)
     common: dict[str, Any] = {
         "accumulates": accumulates,

@@ -6,7 +6,6 @@ processes of one machine. TPUs resolve through TensorFlow's own resolver, and ha
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import threading
@@ -16,8 +15,9 @@ from contextlib import contextmanager
 import tensorflow as tf
 
 from configs.schema import SettingError
-from training.cluster import VARIABLE, read_task
+from training.cluster import VARIABLE, addresses, read_task
 from training.interruption import SIGNALS
+from training.rendezvous import wait_for_peers
 
 
 def resolve_strategy(name: str) -> tf.distribute.Strategy:
@@ -62,8 +62,9 @@ def _multi_worker() -> tf.distribute.Strategy:
         raise SettingError(
             "training.strategy", "multi_worker", f"the environment variable {VARIABLE} to be set"
         )
-    if read_task() is not None:
-        logging.info("Waiting for the other workers of %s.", VARIABLE)
+    task = read_task()
+    if task is not None:
+        wait_for_peers(*addresses(task))
     with _signals_end_the_process():
         return tf.distribute.MultiWorkerMirroredStrategy()
 
@@ -72,8 +73,9 @@ def _multi_worker() -> tf.distribute.Strategy:
 def _signals_end_the_process() -> Iterator[None]:
     """Leaves Ctrl-C to the kernel while nothing is done yet, and Python cannot hear it.
 
-    TensorFlow waits an hour for peers that do not come, and lets no Python run meanwhile. SIGTERM
-    it takes for itself, and keeps: Python's handler is put back when the wait is over.
+    All peers were there a moment ago. Of one that goes now TensorFlow waits an hour for the return,
+    and lets no Python run meanwhile. SIGTERM it takes for itself, and keeps: Python's handler is
+    put back when the wait is over.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -45,7 +45,8 @@ from training.privacy.sampling import PoissonSampling
 from training.randomness import Randomness
 from training.run_directory import RunDirectory
 from training.session import open_session
-from training.steps import PrivateStep
+from training.steps import PlainStep, PrivateStep
+from training.steps.loss_scaling import with_loss_scale
 
 # A multiplier of zero is no privacy, and refused; 20 steps with this one move no weight by 1e-6.
 NO_NOISE = 1e-5
@@ -283,6 +284,51 @@ def bounded_updates(steps: int) -> dict[str, Any]:
     return results
 
 
+def float16(steps: int) -> dict[str, Any]:
+    """Plain steps with a loss scale: rounding differs by replica's share, the replicas must not."""
+    mlp = replace(BASE.model.mlp, dropout=0.0)
+    sgd = OptimizerSettings(name="SGD", learning_rate=0.1, options={"clipnorm": 0.5})
+    training = replace(BASE.training, steps=steps, precision="mixed_float16", optimizer=sgd)
+    recipe = replace(BASE, training=training, model=replace(BASE.model, mlp=mlp))
+    with tempfile.TemporaryDirectory() as folder:
+        return {"plain": compare(recipe, Path(folder)), "overflow": overflow()}
+
+
+def overflow() -> dict[str, Any]:
+    """Twenty steps on two replicas whose scale begins too high, on one of them by far."""
+    strategy = tf.distribute.MirroredStrategy(
+        ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
+    )
+    with strategy.scope():
+        keras.utils.set_random_seed(2)
+        layer = keras.layers.Dense(3, dtype="mixed_float16")
+        model = keras.Sequential([keras.Input((5,)), layer])
+        optimizer = with_loss_scale(keras.optimizers.Adam(0.01, clipvalue=0.1), model)
+    loss = cross_entropy(["a", "b", "c"])
+    step = PlainStep(model, loss, optimizer, strategy, accumulates=False)
+    inputs = np.random.default_rng(1).normal(size=(12, 5)).astype("float32")
+    inputs[::2] *= 1e-3  # what does not overflow on the first does on the second
+
+    def share(context: Any) -> dict[str, tf.Tensor]:
+        rows = np.arange(12)[context.replica_id_in_sync_group :: 2]
+        batch = {"inputs": inputs[rows], "labels": rows % 3, "mask": np.ones(6, bool)}
+        return {key: tf.constant(value) for key, value in batch.items()}
+
+    batch = strategy.experimental_distribute_values_from_function(share)
+    start = model.get_weights()
+    optimizer.dynamic_scale.assign(2.0**25)
+    found = []
+    for _ in range(20):
+        step.finish(batch, step.draws(0, Randomness.from_seed(0)), accumulated=False)
+        moved = largest_difference(model.get_weights(), start)
+        found.append({**step.released(), "moved": moved})
+    first, other = [
+        [v.value.values[i].numpy() for v in (*model.trainable_variables, *optimizer.variables)]
+        for i in range(2)
+    ]
+    return {"steps": found, "replicas": largest_difference(first, other)}
+
+
 def groups(steps: int, per_execution: int) -> dict[str, Any]:
     """Steps taken several in a call against steps taken one by one, on the replicas alike."""
     found = {}
@@ -315,7 +361,9 @@ def groups(steps: int, per_execution: int) -> dict[str, Any]:
 def main() -> None:
     """Prints the differences that the command line asks for."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("kinds", "clipping", "noiseless", "users", "groups"))
+    parser.add_argument(
+        "what", choices=("kinds", "clipping", "noiseless", "users", "groups", "float16")
+    )
     parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--brief", action="store_true", help="whole batches only")
@@ -334,6 +382,9 @@ def main() -> None:
         return
     if arguments.what == "groups":
         print(json.dumps(groups(arguments.steps, 3)))
+        return
+    if arguments.what == "float16":
+        print(json.dumps(float16(arguments.steps)))
         return
     if arguments.what == "noiseless":
         silent = replace(private, noise_multiplier=NO_NOISE)

@@ -1,45 +1,95 @@
-"""A worker whose peers do not come says so, and can be stopped."""
+"""A worker whose peers do not come says so, and can be stopped; nobody has to come first."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from configs.schema import SettingError
 from scripts.local_workers import _free_ports
+from training.rendezvous import wait_for_peers
+
+pytestmark = pytest.mark.xdist_group("local workers")
 
 ROOT = Path(__file__).parents[2]
-WAITING = """
-import logging
-from training.strategy import resolve_strategy
-logging.basicConfig(level=logging.INFO, format="%(message)s")
-resolve_strategy("multi_worker")
+
+
+WHOLE = ["-m", "scripts.cli", "train", str(ROOT / "configs/digits_resnet50.yaml")]
+WAIT_ALONE = """
+import sys
+from scripts.command import run_command
+from training.cluster import addresses, read_task
+from training.rendezvous import wait_for_peers
+sys.exit(run_command(lambda _: wait_for_peers(*addresses(read_task()))))
 """
 
 
-def test_worker_that_waits_for_its_peers_says_so_and_obeys_an_interrupt():
+@pytest.mark.parametrize(
+    ("python", "number"), [(WHOLE, signal.SIGTERM), (["-c", WAIT_ALONE], signal.SIGINT)]
+)
+def test_worker_that_waits_for_its_peers_names_them_and_obeys_a_signal(tmp_path, python, number):
     addresses = [f"127.0.0.1:{port}" for port in _free_ports(2)]
     cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": 0}}
+    options = ["--run", str(tmp_path / "run"), "--training.strategy=multi_worker"]
     worker = subprocess.Popen(
-        [sys.executable, "-c", WAITING],
+        [sys.executable, *python, *options],
         cwd=ROOT,
-        env={**os.environ, "TF_CONFIG": json.dumps(cluster), "TF_CPP_MIN_LOG_LEVEL": "3"},
+        env={**os.environ, "TF_CONFIG": json.dumps(cluster)},
         stderr=subprocess.PIPE,
         text=True,
     )
     try:
         assert worker.stderr is not None
-        for line in worker.stderr:
-            if line.startswith("Waiting for the other workers"):
-                break
-        with pytest.raises(subprocess.TimeoutExpired):
-            worker.wait(5)  # by now it is within TensorFlow
-        worker.send_signal(signal.SIGINT)
-        assert worker.wait(60) == -signal.SIGINT  # which shells show as 130
+        waits = f"Waiting for worker 1 at {addresses[1]}."
+        assert any(line.strip() == waits for line in worker.stderr)
+        worker.send_signal(number)
+        assert worker.wait(60) == 128 + number
+        assert f"stopped by {number.name}" in worker.stderr.read()
     finally:
         worker.kill()
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_workers_find_one_another_in_any_order():
+    addresses = {f"worker {i}": f"127.0.0.1:{port}" for i, port in enumerate(_free_ports(3))}
+
+    def joins(name: str) -> socket.socket:
+        peers = {other: address for other, address in addresses.items() if other != name}
+        wait_for_peers(addresses[name], peers)
+        # As TensorFlow's server takes the port over, and goes on to answer on it.
+        host, _, port = addresses[name].partition(":")
+        return socket.create_server((host, int(port)))
+
+    servers: list[socket.socket] = []
+    threads = [
+        threading.Thread(target=lambda name=name: servers.append(joins(name)), daemon=True)
+        for name in reversed(addresses)
+    ]
+    *early, last = threads
+    for thread in early:
+        thread.start()
+        thread.join(0.5)
+    assert not servers
+    last.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(servers) == 3
+    for server in servers:
+        server.close()
+
+
+def test_port_that_is_taken_and_address_without_one_are_refused():
+    with socket.create_server(("", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(SettingError, match=r"a port of this worker's own that is free"):
+            wait_for_peers(address, {"worker 1": "127.0.0.1:1"})
+    with pytest.raises(SettingError, match="with a port each"):
+        wait_for_peers("127.0.0.1:1", {"worker 1": "b.example"})

@@ -118,6 +118,19 @@ def test_replicas_taking_steps_in_groups_end_with_the_weights_of_single_steps():
         assert differences == {"single steps": 0.0, "replicas": 0.0}
 
 
+@pytest.mark.slow
+def test_replicas_in_float16_share_one_loss_scale_and_follow_one_device():
+    found = run_replicas("float16")
+    plain, overflow = found["plain"], found["overflow"]
+    assert plain["replicas"] == overflow["replicas"] == 0.0
+    assert plain["strategies"] < 0.01 * plain["moved"]
+    skipped = int(overflow["steps"][-1]["skipped_steps"])
+    assert 0 < skipped < 20
+    for number, step in enumerate(overflow["steps"], start=1):
+        assert step["loss_scale"] == 2.0 ** (25 - min(number, skipped))
+        assert (step["moved"] == 0) == (number <= skipped)
+
+
 def assert_same_weights(found: dict[str, float]) -> None:
     assert found["strategies"] < 1e-5
     assert found["replicas"] == 0.0

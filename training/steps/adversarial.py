@@ -43,12 +43,12 @@ class AdversarialStep(PlainStep):
             losses = tf.where(mask, self._loss_of(batch)(batch["labels"], logits), 0.0)
             total = tf.reduce_sum(losses)
             guessed = tf.reduce_sum(self._adversary.losses(batch, logits))
+            scaled = self._scaling.up(total, mask), self._scaling.up(guessed, mask)
         zero = tf.UnconnectedGradients.ZERO
-        found = [
-            *tape.gradient(total, values, unconnected_gradients=zero),
-            *tape.gradient(guessed, [*values, *guesses], unconnected_gradients=zero),
-        ]
-        sums = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in found]
+        found = [tape.gradient(one, values, unconnected_gradients=zero) for one in scaled]
+        # The adversary computes in float32, and must not hear of an overflow in the model.
+        own = tape.gradient(guessed, guesses, unconnected_gradients=zero)
+        sums = [*self._scaling.down([*found[0], *found[1]], mask), *own]
         report = report_of(batch["labels"], logits, losses, mask, tf.zeros([]))
         return sums, {**self._apart(report, logits, mask), "adversary_loss": guessed}
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from training.fairness import Penalty
 from training.objective import OpacityModel
+from training.privacy.mechanisms import Draws
+from training.randomness import Randomness
 from training.steps.base import Noise, TrainingStep, report_of
+from training.steps.loss_scaling import LossScaling
+from training.steps.totals import StepTotals
 
 
 class PlainStep(TrainingStep):
@@ -26,6 +31,8 @@ class PlainStep(TrainingStep):
         if player is not None:
             self._further_shapes = (player.table_shape,)
         super().__init__(*arguments, **further)
+        self._scaling = LossScaling(self._optimizer)
+        self._taken = 0
         self._opacity = OpacityModel(self._model) if self._terms.opacity else None
 
     def _gradient_sum(self, batch: dict[str, Any]) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
@@ -42,8 +49,9 @@ class PlainStep(TrainingStep):
                 examples = tf.reduce_sum(tf.cast(mask, tf.float32))
                 unfairness = examples * self._penalty.of(batch, logits)
                 total += self._penalty.weight * unfairness
-        found = tape.gradient(total, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        sums = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in found]
+            scaled = self._scaling.up(total, mask)
+        found = tape.gradient(scaled, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        sums = self._scaling.down(found, mask)
         if self.player is not None:
             # The task's own loss is what is told of, and what groups are compared by.
             losses = tf.where(mask, self._task_loss_of(batch)(batch["labels"], logits), 0.0)
@@ -60,6 +68,24 @@ class PlainStep(TrainingStep):
         logits = tf.cast(self._model(batch["inputs"], training=True), tf.float32)
         losses = loss(batch["labels"], logits)
         return logits, losses, tf.zeros_like(losses)
+
+    def recall(self, steps: int, randomness: Randomness) -> None:
+        super().recall(steps, randomness)
+        self._taken = steps
+
+    def finish(self, batch: Any, draws: Draws, *, accumulated: bool) -> StepTotals:
+        self._taken += 1
+        return super().finish(batch, draws, accumulated=accumulated)
+
+    def take_group(
+        self, batches: Iterator[Any], draws: Sequence[Draws], counts: Sequence[int]
+    ) -> list[StepTotals]:
+        self._taken += len(draws)
+        return super().take_group(batches, draws, counts)
+
+    def released(self) -> dict[str, float]:
+        """Of a step in float16: its loss scale, and how many steps it left out."""
+        return self._scaling.state(self._taken)
 
     def _release(self, sums: list[tf.Tensor], divisor: tf.Tensor, noise: Noise) -> list[tf.Tensor]:
         if self.player is not None:

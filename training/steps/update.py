@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from configs.schema import require
+from training.steps.loss_scaling import scaled_again
 from training.wide_vectors import prefer_wide_vectors
 
 prefer_wide_vectors()
@@ -57,8 +58,13 @@ def build_update(
         if replicas > 1:
             # Keras bounds what each replica hands it (clipnorm and its kin) before it adds up:
             # bounded here, what is handed over is within, and the sum is what one device bounds.
-            gradients = [g / replicas for g in inner._clip_gradients(gradients)]
-        optimizer.apply(gradients, variables)
+            bounded = inner._clip_gradients(gradients)
+            if inner is not optimizer:
+                # An overflow must not be bounded away: it is what a loss scale goes down by.
+                pairs = zip(gradients, bounded, strict=True)
+                bounded = [tf.where(tf.math.is_finite(g), b, g) for g, b in pairs]
+            gradients = [g / replicas for g in bounded]
+        optimizer.apply(scaled_again(optimizer, gradients), variables)
 
     if not (one_device and _is_of_keras(optimizer, variables) and variables):
         return update
