@@ -48,7 +48,7 @@ from evaluation.predict import Outputs, predict_arrays, predict_batches
 from evaluation.predictions import Predictions
 
 if TYPE_CHECKING:
-    from data.contracts import Batch, DatasetInfo
+    from data.contracts import Batch, DatasetInfo, Origin
 
 _RESAMPLES_BETWEEN_EPOCHS = 200
 # What a private loop releases beside the weights: name in its logs -> tag, description.
@@ -153,12 +153,17 @@ class FairnessCallback(keras.callbacks.Callback):
         log_dir: str | Path,
         split: str = "validation",
         settings: EvaluationSettings | None = None,
+        origin: Origin | None = None,
         **further: Any,
     ) -> FairnessCallback:
-        """Measures a tf.data of Batch (iterated anew each epoch); see `predict_batches`."""
+        """Measures a tf.data of Batch (iterated anew each epoch); see `predict_batches`.
+
+        `origin` says which record of the source each example is, for files of inferred groups; see
+        `with_soft_groups`.
+        """
         chosen = settings or EvaluationSettings()
         return cls(
-            lambda: with_soft_groups(predict_batches(model, batches, info, split), chosen),
+            lambda: with_soft_groups(predict_batches(model, batches, info, split), chosen, origin),
             log_dir,
             chosen,
             **further,
