@@ -46,6 +46,7 @@ from evaluation.plots import (
 )
 from evaluation.predict import Outputs, predict_arrays, predict_batches
 from evaluation.predictions import Predictions
+from evaluation.threshold_plot import plot_thresholds
 
 if TYPE_CHECKING:
     from data.contracts import Batch, DatasetInfo, Origin
@@ -285,6 +286,7 @@ def _write_figures(evaluation: Evaluation, history: Sequence[tuple[int, Any]]) -
         if label in comparison["scores"]:
             figures[tag("9 ROC and calibration")] = plot_roc(attribute, comparison, label)
             figures[tag("9 scores")] = plot_scores(attribute, comparison, label)
+            figures[tag("9 thresholds")] = plot_thresholds(attribute, comparison, label)
     mark = "" if evaluation.covered_by_privacy_guarantee else f" ({NOT_COVERED})"
     for name, figure in figures.items():
         tf.summary.image(f"{name}{mark}", to_image(figure)[None])
