@@ -48,7 +48,14 @@ def plot_thresholds(attribute: str, comparison: Mapping[str, Any], label: str) -
         right.plot(thresholds, values, "o-", color=colour, markersize=3, linewidth=1.8, label=words)
     if told:
         right.set_ylim(0, 1.3 * max(right.get_ylim()[1], 0.01))  # room for the names
-        right.legend(frameon=False, fontsize=8, loc="upper center", ncols=2)
+        right.legend(
+            frameon=False,
+            fontsize=8,
+            loc="upper center",
+            ncols=2,
+            handlelength=1.2,
+            columnspacing=1.0,
+        )
     else:
         right.text(0.5, 0.5, "no two groups to compare", ha="center", color=FAINT, fontsize=9)
         right.set_yticks([])
