@@ -9,7 +9,15 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "contracts": ["Batch", "Dataset", "DatasetInfo", "Examples", "Provenance", "Split"],
+        "contracts": [
+            "Batch",
+            "Dataset",
+            "DatasetInfo",
+            "Examples",
+            "Origin",
+            "Provenance",
+            "Split",
+        ],
         "pipeline": ["PreparedSplit", "batches_in_order", "batches_of", "prepare"],
         "registry": ["SOURCES", "load"],
         "counterparts": ["Counterparts"],

@@ -15,7 +15,7 @@ import numpy as np
 from configs.schema.data import DataSettings
 from configs.schema.errors import UserError, require
 from data.columns import Column, SelectedColumn
-from data.contracts import Dataset, DatasetInfo, Examples, Modality, Provenance
+from data.contracts import Dataset, DatasetInfo, Examples, Modality, Origin, Provenance
 from data.cutting import choose, choose_users, cut, cut_by_user
 from data.faults import Faults
 from data.vocabulary import (
@@ -38,6 +38,10 @@ class Rows:
         labels: Label of each row, as text.
         groups: Attribute -> value of each row, None where missing.
         place: Row position -> where a person finds the row ("people.csv, row 7").
+        source: What holds them, for people ("people.csv").
+        records: Number of each row's record in the source, from 0: rows that could not be used
+            have one too.
+        record_count: How many records the source has.
         users: User of each row; None where `data.user` is not set, or the split does not say.
     """
 
@@ -45,6 +49,9 @@ class Rows:
     labels: Sequence[str]
     groups: Mapping[str, Sequence[str | None]]
     place: Callable[[int], str]
+    source: str
+    records: Sequence[int]
+    record_count: int
     users: Sequence[str] | None = None
 
 
@@ -82,6 +89,7 @@ class EncodedSplit:
     labels: np.ndarray
     groups: Mapping[str, np.ndarray]
     users: np.ndarray | None = None
+    origin: Origin | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -163,10 +171,23 @@ def assemble(
         skipped=faults.frozen(),
     )
     train, validation, test = (
-        EncodedSplit(name, info, part.raw, part.labels, part.groups, part.users)
+        EncodedSplit(
+            name,
+            info,
+            part.raw,
+            part.labels,
+            part.groups,
+            part.users,
+            _origin(origin[name], rows[origin[name]], part.places),
+        )
         for name, part in ((name, parts[name]) for name in SPLITS)
     )
     return Dataset(info, train, validation, test)
+
+
+def _origin(split: str, rows: Rows, places: np.ndarray) -> Origin:
+    records = np.asarray(rows.records, np.int64)
+    return Origin(split, rows.source, records[places], rows.record_count)
 
 
 def _label_names(source: Source, train: Rows, settings: DataSettings) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ key        value                                       meaning
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -86,6 +86,30 @@ class Examples:
     groups: Mapping[str, np.ndarray]
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Which record of what was read each example of a split is.
+
+    A file that says something of every record (who somebody probably is, say) fits every split that
+    is cut from them, whatever was left out.
+
+    Attributes:
+        split: The source's own split that they were read from: `train` for what is cut from it.
+        source: What holds it, for people: a file, a folder, a TFDS expression.
+        records: int64 (n,), the number of each example's record, from 0.
+        count: How many records there are, those of which no example was made included.
+    """
+
+    split: str
+    source: str
+    records: np.ndarray
+    count: int
+
+    def take(self, positions: np.ndarray) -> Origin:
+        """Returns that of the examples at `positions`, int64 (k,)."""
+        return replace(self, records=self.records[positions])
+
+
 class Split(Protocol):
     """Random access to the examples of one split; the base of every kind of sampling.
 
@@ -96,6 +120,7 @@ class Split(Protocol):
         groups: Attribute -> int32 (n,), in memory like the labels.
         users: int64 (n,), which user each example belongs to, the same number in every split;
             None where the data name none. The users' names are kept nowhere.
+        origin: Which record each example is; None where nothing else knows of any.
     """
 
     @property
@@ -112,6 +137,9 @@ class Split(Protocol):
 
     @property
     def users(self) -> np.ndarray | None: ...
+
+    @property
+    def origin(self) -> Origin | None: ...
 
     def __len__(self) -> int: ...
 

@@ -141,6 +141,9 @@ class Counterparts:
             np.concatenate([split.labels, split.labels[self.of]]),
             {name: np.concatenate([ids, ids[self.of]]) for name, ids in split.groups.items()},
             None if split.users is None else np.concatenate([split.users, split.users[self.of]]),
+            None
+            if split.origin is None
+            else split.origin.take(np.concatenate([np.arange(len(split)), self.of])),
         )
         table = np.repeat(np.arange(len(split), dtype=np.int64)[:, None], self.count, axis=1)
         examples, first, counts = np.unique(self.of, return_index=True, return_counts=True)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from data.contracts import Dataset, DatasetInfo, Examples, Modality, Split
+from data.contracts import Dataset, DatasetInfo, Examples, Modality, Origin, Split
 from data.word_lists import WordList, read_word_list
 
 _CHUNK_EXAMPLES = 4096
@@ -139,6 +139,13 @@ class VersionedSplit:
         if of_originals is None:
             return None
         return np.concatenate([of_originals, of_originals[self.of]])
+
+    @property
+    def origin(self) -> Origin | None:
+        of_originals = self.originals.origin
+        if of_originals is None:
+            return None
+        return of_originals.take(np.concatenate([np.arange(len(self.originals)), self.of]))
 
     def __len__(self) -> int:
         return len(self.originals) + len(self.of)

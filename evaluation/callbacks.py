@@ -46,9 +46,10 @@ from evaluation.plots import (
 )
 from evaluation.predict import Outputs, predict_arrays, predict_batches
 from evaluation.predictions import Predictions
+from evaluation.threshold_plot import plot_thresholds
 
 if TYPE_CHECKING:
-    from data.contracts import Batch, DatasetInfo
+    from data.contracts import Batch, DatasetInfo, Origin
 
 _RESAMPLES_BETWEEN_EPOCHS = 200
 # What a private loop releases beside the weights: name in its logs -> tag, description.
@@ -153,12 +154,17 @@ class FairnessCallback(keras.callbacks.Callback):
         log_dir: str | Path,
         split: str = "validation",
         settings: EvaluationSettings | None = None,
+        origin: Origin | None = None,
         **further: Any,
     ) -> FairnessCallback:
-        """Measures a tf.data of Batch (iterated anew each epoch); see `predict_batches`."""
+        """Measures a tf.data of Batch (iterated anew each epoch); see `predict_batches`.
+
+        `origin` says which record of the source each example is, for files of inferred groups; see
+        `with_soft_groups`.
+        """
         chosen = settings or EvaluationSettings()
         return cls(
-            lambda: with_soft_groups(predict_batches(model, batches, info, split), chosen),
+            lambda: with_soft_groups(predict_batches(model, batches, info, split), chosen, origin),
             log_dir,
             chosen,
             **further,
@@ -280,6 +286,7 @@ def _write_figures(evaluation: Evaluation, history: Sequence[tuple[int, Any]]) -
         if label in comparison["scores"]:
             figures[tag("9 ROC and calibration")] = plot_roc(attribute, comparison, label)
             figures[tag("9 scores")] = plot_scores(attribute, comparison, label)
+            figures[tag("9 thresholds")] = plot_thresholds(attribute, comparison, label)
     mark = "" if evaluation.covered_by_privacy_guarantee else f" ({NOT_COVERED})"
     for name, figure in figures.items():
         tf.summary.image(f"{name}{mark}", to_image(figure)[None])

@@ -18,9 +18,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from evaluation.clipping_plot import plot_clipping
 from evaluation.coverage import NOT_COVERED
 from evaluation.event_writer import event_writer, picture_is_due
-from evaluation.group_plots import plot_clipping
 from evaluation.plots import to_image
 
 _QUANTILES = (0.1, 0.5, 0.9)
@@ -109,7 +109,7 @@ def clipping_section(
 
 
 class ClippingCallback(keras.callbacks.Callback):
-    """Shows at the end of each epoch who was clipped in it.
+    """Shows at the end of each epoch who was clipped in it, and in the run so far.
 
     Args:
         read: Returns the current `clipping_section`.
@@ -156,7 +156,8 @@ class ClippingCallback(keras.callbacks.Callback):
         attribute = self._undrawn["attribute"]
         is_covered = self._undrawn["covered_by_privacy_guarantee"]
         mark = _COVERED if is_covered else NOT_COVERED
-        picture = to_image(plot_clipping(attribute, self._history, covered=is_covered))
+        run = self._undrawn["run"]["groups"]
+        picture = to_image(plot_clipping(attribute, self._history, run, covered=is_covered))
         with self._writer.as_default(step=self._history[-1][0]):
             tf.summary.image(f"1 overview/5 who is clipped, by {attribute} ({mark})", picture[None])
         self._undrawn = None

@@ -145,8 +145,15 @@ class Predictions:
         require_shares(attribute, shares, self.split)
 
 
-def require_shares(attribute: str, shares: np.ndarray, split: str) -> None:
+def require_shares(
+    attribute: str, shares: np.ndarray, split: str, rows: np.ndarray | None = None
+) -> None:
     """Refuses rows, float (examples, values), that are no probabilities of an attribute's values.
+
+    Args:
+        attribute, split: Named in the error.
+        shares: The rows.
+        rows: Of a file, from 0, int64 (examples,), that they were read from.
 
     Raises:
         UserError: Naming the first of them.
@@ -155,7 +162,8 @@ def require_shares(attribute: str, shares: np.ndarray, split: str) -> None:
         ~((shares >= 0).all(axis=1) & (np.abs(shares.sum(axis=1) - 1) < _ROUNDING))
     )
     if len(wrong):
+        where = "" if rows is None else f" (row {rows[wrong[0]] + 1} below the names of the groups)"
         raise UserError(
             f"split {split!r}: expected probabilities of {attribute!r} that are >= 0 and "
-            f"sum to 1. Received: {shares[wrong[0]].tolist()} for example {wrong[0]}"
+            f"sum to 1. Received: {shares[wrong[0]].tolist()} for example {wrong[0]}{where}"
         )

@@ -38,6 +38,7 @@ def callbacks_of(
                 session.dataset.info,
                 log_dir=run.logs,
                 settings=settings.evaluation,
+                origin=session.validation.split.origin,
                 recipe_text=recipe_text(publishable(settings)),
                 hparams=_hparams(settings),
             )

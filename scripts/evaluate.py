@@ -58,7 +58,9 @@ def main(argv: Sequence[str]) -> None:
     settings = arguments.recipe.evaluation
     evaluation.check_counterfactuals(settings.counterfactual, dataset.info.modality)
     predictions = evaluation.with_soft_groups(
-        evaluation.predict_batches(built.model, batches, dataset.info, options.split), settings
+        evaluation.predict_batches(built.model, batches, dataset.info, options.split),
+        settings,
+        split.origin,
     )
     answer = evaluation.answer_raw(built.model, built.preprocess, settings.batch_size)
     changed = evaluation.measure_counterfactuals(answer, dataset.split(options.split), settings)

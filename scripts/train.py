@@ -142,6 +142,7 @@ def _train(recipe: Recipe, run: RunDirectory, lock: RunLock) -> None:
     predictions = evaluation.with_soft_groups(
         evaluation.predict_batches(built.model, test, session.dataset.info, "test"),
         recipe.evaluation,
+        session.dataset.test.origin,
     )
     answer = evaluation.answer_raw(built.model, built.preprocess, recipe.evaluation.batch_size)
     changed = evaluation.measure_counterfactuals(answer, session.dataset.test, recipe.evaluation)
@@ -217,7 +218,7 @@ def _require_measurable(session: Session) -> None:
     crossings(tuple(known), settings)
     for split in (session.dataset.test, session.dataset.validation):
         if len(split):
-            evaluation.check_soft_groups(settings.soft_groups, split.name, len(split), info.groups)
+            evaluation.check_soft_groups(settings.soft_groups, split)
     evaluation.check_counterfactuals(settings.counterfactual, info.modality)
     require(
         settings.positive_label is None or settings.positive_label in info.label_names,

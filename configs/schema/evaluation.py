@@ -57,8 +57,9 @@ class EvaluationSettings:
         attributes: Group attributes to compare; none takes every attribute of the data.
         intersections: Most attributes crossed with one another; 1 compares each alone.
         soft_groups: Attribute whose groups are inferred -> path of a CSV file with a column per
-            group and a row of probabilities for each example of the split, in its order;
-            {split} in the path stands for the split's name.
+            group and a row of probabilities for each record of the data's file, in its order, that
+            a split is read or cut from; {split} in the path stands for that file's split (`train`
+            for what is cut from it).
         positive_label: Label counted as the favourable decision in selection rates; none takes
             the last label of a two-label task, and one-vs-rest otherwise.
         minimum_group_size: Groups with fewer examples are listed, with their uncertainty, but

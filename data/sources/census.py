@@ -110,5 +110,8 @@ def _read(path: Path, user: str | None) -> Rows:
             "race": [RACES.get(record["race"], record["race"]) for record in records],
         },
         place=lambda position: f"{path.name}, record {position + 1}",
+        source=path.name,
+        records=range(len(records)),
+        record_count=len(records),
         users=None if user is None else [record[user] for record in records],
     )

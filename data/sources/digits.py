@@ -49,5 +49,8 @@ def load(settings: DataSettings) -> Dataset:
         labels=[str(label) for label in digits.target],
         groups={},
         place=lambda position: f"digits, image {position + 1}",
+        source="digits",
+        records=range(len(images)),
+        record_count=len(images),
     )
     return assemble(source, {"train": rows}, settings, Faults(skip=settings.on_error == "skip"))

@@ -116,6 +116,7 @@ def _rows_of_folder(
     paths: list[str] = []
     labels: list[str] = []
     users: list[str] = []
+    records: list[int] = []
     found = 0
     for place in classes:
         for path in _files_below(place):
@@ -125,6 +126,7 @@ def _rows_of_folder(
                 continue
             paths.append(str(path))
             labels.append(place.name)
+            records.append(found - 1)
             if user:
                 users.append(path.relative_to(place).parts[0])
     if not found:
@@ -134,6 +136,9 @@ def _rows_of_folder(
         labels=labels,
         groups={},
         place=lambda position: paths[position],
+        source=str(folder),
+        records=records,
+        record_count=found,
         users=users if user else None,
     )
 
@@ -170,9 +175,12 @@ def _rows_of_csv(
     images: list[str] = []
     labels: list[str] = []
     lines: list[int] = []
+    records: list[int] = []
     users: list[str] = []
     groups: dict[str, list[str | None]] = {name: [] for name in folder.groups}
+    count = 0
     for row in file.stream():
+        count += 1
         try:
             image, label, values, owner = _read(row.record, folder, user)
         except ValueError as problem:
@@ -181,6 +189,7 @@ def _rows_of_csv(
         images.append(str(path.parent / image))
         labels.append(sys.intern(label))
         lines.append(row.line)
+        records.append(count - 1)
         users.append(owner)
         for name, value in values.items():
             groups[name].append(None if value is None else sys.intern(value))
@@ -189,6 +198,9 @@ def _rows_of_csv(
         labels=labels,
         groups=groups,
         place=lambda position: f"{path}, row {lines[position]}: {images[position]}",
+        source=str(path),
+        records=records,
+        record_count=count,
         users=users if user else None,
     )
 

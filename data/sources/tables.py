@@ -47,6 +47,7 @@ class _Columns:
     labels: list[str] = field(default_factory=list)
     groups: dict[str, list[str | None]] = field(default_factory=dict)
     lines: array[int] = field(default_factory=lambda: array("q"))
+    records: array[int] = field(default_factory=lambda: array("q"))
     starts: array[int] = field(default_factory=lambda: array("q"))
     stops: array[int] = field(default_factory=lambda: array("q"))
     users: list[str] = field(default_factory=list)
@@ -122,11 +123,14 @@ def _rows(
     )
     columns = _Columns(holds_inputs, groups={name: [] for name in table.groups})
     input_of = _input_of(table)
+    count = 0
     for row in file.stream():
         try:
             _append(columns, row, table, user, input_of)
+            columns.records.append(count)
         except ValueError as problem:
             faults.add(split, f"{file.path}, row {row.line}", str(problem))
+        count += 1
     return Rows(
         raw=_in_memory(table, columns.inputs)
         if holds_inputs
@@ -140,6 +144,9 @@ def _rows(
         labels=columns.labels,
         groups=columns.groups,
         place=lambda position: f"{file.path}, row {columns.lines[position]}",
+        source=str(file.path),
+        records=columns.records,
+        record_count=count,
         users=columns.users if user else None,
     )
 

@@ -278,7 +278,9 @@ def _rows(
     labels: list[str] = []
     users: list[str] = []
     groups: dict[str, list[str | None]] = {name: [] for name in mapping.groups}
+    count = 0
     for position, example in enumerate(examples):
+        count += 1
         label = mapping.label.read(example)
         if label is None:
             faults.add(split, place(position), "has no label")
@@ -302,6 +304,9 @@ def _rows(
         labels=labels,
         groups=groups,
         place=lambda position: place(kept[position]),
+        source=f"{builder.info.full_name} {expression}",
+        records=kept,
+        record_count=count,
         users=users if mapping.user else None,
     )
 

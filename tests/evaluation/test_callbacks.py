@@ -108,6 +108,7 @@ def test_pictures_recipe_and_hparams_are_there(fit):
         "3 fairness/3 groups over epochs by sex",
         "3 fairness/9 ROC and calibration by sex",
         "3 fairness/9 scores by sex",
+        "3 fairness/9 thresholds by sex",
     ):
         width, height, png = events.Tensors(tag)[-1].tensor_proto.string_val
         assert png.startswith(b"\x89PNG")

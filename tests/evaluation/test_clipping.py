@@ -15,7 +15,7 @@ from tensorboard.util.tensor_util import make_ndarray
 from configs.schema import EvaluationSettings
 from evaluation import ClippingCallback, clipping_section, evaluate
 from evaluation.clipping import measure_clipping
-from evaluation.group_plots import plot_clipping
+from evaluation.clipping_plot import plot_clipping
 from evaluation.report import print_report
 
 EDGES = 2.0 ** np.arange(-8, 9)
@@ -114,13 +114,14 @@ def test_pictures_are_drawn_of_about_ten_epochs_and_of_the_last(tmp_path):
 def test_picture_says_who_is_cut_most_who_is_unknown_and_whether_it_may_be_shown(covered):
     groups = section(covered)["epoch"]["groups"]
     noisy = measure_clipping(["Few"], EDGES, np.full((1, 16), 9.0), 40.0)["groups"]
-    figure = plot_clipping("sex", [(3, groups), (4, {**groups, **noisy})], covered=covered)
+    run = {**section(covered)["run"]["groups"], **noisy}
+    figure = plot_clipping("sex", [(3, groups), (4, {**groups, **noisy})], run, covered=covered)
     title = figure.get_suptitle()
     if covered:
-        error = 100 * groups["Female"]["standard_error"]
+        error = 100 * run["Female"]["standard_error"]
         assert title.startswith(f"Clipped by sex: Female 50.0 ± {error:.1f} %, Male 0.0 ± ")
     else:
-        assert title == "Clipped by sex: Female 50.0 %, Male 0.0 % (epoch 4)"
+        assert title == "Clipped by sex: Female 50.0 %, Male 0.0 % (run)"
     left, right = figure.axes
     assert [text.get_text() for text in left.get_legend().get_texts()] == ["Male", "Female"]
     assert [text.get_text() for text in right.get_yticklabels()] == ["Male", "Female"]
@@ -128,20 +129,40 @@ def test_picture_says_who_is_cut_most_who_is_unknown_and_whether_it_may_be_shown
     assert below.endswith("too few to say: Few")
     assert ("Released with noise: ε covers it" in below) == covered
     assert ("NOT covered by ε, do not publish" in below) != covered
-    alone = plot_clipping("sex", [(1, noisy)], covered=covered)
+    alone = plot_clipping("sex", [(1, noisy)], noisy, covered=covered)
     assert "too few of every group to say" in alone.get_suptitle()
 
 
 def test_group_that_the_noise_hides_now_keeps_its_curve_and_says_so():
     groups = section(True)["epoch"]["groups"]
     few = measure_clipping(["Female"], EDGES, np.full((1, 16), 9.0), 40.0)["groups"]
-    figure = plot_clipping("sex", [(1, groups), (2, {**groups, **few})], covered=True)
+    latest = {**groups, **few}
+    figure = plot_clipping("sex", [(1, groups), (2, latest)], latest, covered=True)
     left, right = figure.axes
     drawn = {bars.get_label(): bars.lines[0].get_ydata() for bars in left.containers}
     assert drawn["Female"][0] == pytest.approx(50.0)
     assert np.isnan(drawn["Female"][1])
     assert {text.get_text() for text in right.get_yticklabels()} == {"Male", "Female"}
     assert "too few to say" in [text.get_text() for text in right.texts]
+
+
+def test_group_too_small_for_every_epoch_is_told_of_by_the_runs_total():
+    few = measure_clipping(["Few"], EDGES, np.full((1, 16), 9.0), 40.0)["groups"]
+    total = measure_clipping(["Few"], EDGES, np.full((1, 16), 90.0), 50.0)["groups"]
+    epoch, run = section(True)["epoch"]["groups"], section(True)["run"]["groups"]
+    history = [(1, {**epoch, **few}), (2, {**epoch, **few})]
+    figure = plot_clipping("sex", history, {**run, **total}, covered=True)
+    left, right = figure.axes
+    assert f"Few 50.0 ± {100 * total['Few']['standard_error']:.1f} %" in figure.get_suptitle()
+    assert "too few" not in figure.get_supxlabel() + "".join(t.get_text() for t in right.texts)
+    totals = [bars for bars in left.containers if len(bars.lines[0].get_ydata()) == 1]
+    assert [bars.lines[0].get_ydata()[0] for bars in totals] == pytest.approx([0, 50, 50])
+    assert {bars.lines[0].get_xdata()[0] for bars in totals} == {left.get_xticks()[-1]}
+    assert left.get_xticklabels()[-1].get_text() == "run"
+    lengths = [list(line.get_xdata()) for line in right.lines]
+    low, middle, high = total["Few"]["relative_norm"].values()
+    assert [low, high] in lengths
+    assert [middle] in lengths
 
 
 @pytest.mark.parametrize("covered", [True, False])
@@ -151,7 +172,7 @@ def test_picture_holds_many_groups_of_long_names(covered):
     groups = measure_clipping(names, EDGES, counts, 5.0 if covered else 0.0)["groups"]
     few = measure_clipping(names[:2], EDGES, np.full((2, 16), 9.0), 40.0)["groups"]
     history = [(9, groups), (10, {**groups, **few})]
-    figure = plot_clipping("native country", history, covered=covered)
+    figure = plot_clipping("native country", history, groups, covered=covered)
     figure.canvas.draw()
     left, right = figure.axes
     for text in (figure._suptitle, figure._supxlabel, left.xaxis.label, right.xaxis.label):
@@ -169,9 +190,10 @@ def test_first_epoch_stands_at_a_whole_number_and_nobody_cut_at_a_plain_zero():
     counts = np.zeros((1, 16))
     counts[0, 3] = 1_000
     groups = measure_clipping(["all"], EDGES, counts, 0.0)["groups"]
-    left, _ = plot_clipping("sex", [(1, groups)], covered=False).axes
+    left, _ = plot_clipping("sex", [(1, groups)], groups, covered=False).axes
     low, high = left.get_xlim()
-    assert [tick for tick in left.get_xticks() if low <= tick <= high] == [1]
+    assert [tick for tick in left.get_xticks() if low <= tick <= high] == [1, 2]
+    assert [tick.get_text() for tick in left.get_xticklabels()] == ["1", "run"]
     assert left.get_ylim()[1] >= 1
 
 

@@ -250,6 +250,9 @@ def test_an_example_without_a_label_is_named_or_skipped(tmp_path, file_format):
     dataset = _load(directory, image="pixels", test="train[:2]", on_error="skip")
     assert len(dataset.info.skipped["train"]) == 1
     np.testing.assert_array_equal(dataset.train.read(np.arange(3)).raw[:, 0, 0, 0], [0, 1, 3])
+    origin = dataset.train.origin
+    assert (origin.records.tolist(), origin.count) == ([0, 1, 3], 4)
+    assert origin.source == "trial/plain/1.2.0 train"
 
 
 def test_images_that_do_not_fit_in_memory_are_refused_with_the_remedy(tmp_path, monkeypatch):
