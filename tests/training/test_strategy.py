@@ -47,9 +47,7 @@ def run_replicas(*arguments: str) -> dict[str, Any]:
     "kind",
     [
         "plain",
-        "plain, clipnorm",
         "plain, global_clipnorm",
-        "plain, clipvalue",
         "private",
         "private, adaptive",
         "private, XLA",
