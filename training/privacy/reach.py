@@ -49,8 +49,16 @@ def may_be_hidden(taps: Sequence[Tap], outputs: Any) -> bool:
     ancestors = _ancestors_of([x for x in tf.nest.flatten(outputs) if tf.is_tensor(x)])
     if not all(any(output.op in ancestors for output in tap.outputs) for tap in taps):
         return True
-    operations = tf.compat.v1.get_default_graph().get_operations()
-    return any(tap.rule.covers_inner for tap in taps) and any(map(_has_own_gradient, operations))
+    return any(tap.rule.covers_inner for tap in taps) and _holds_own_gradient()
+
+
+def _holds_own_gradient() -> bool:
+    """Whether the graph that is being traced has one, or a function in it (a loop's body, say)."""
+    graph = tf.compat.v1.get_default_graph()
+    if any(map(_has_own_gradient, graph.get_operations())):
+        return True
+    functions = graph.as_graph_def().library.function
+    return any("_gradient_op_type" in node.attr for f in functions for node in f.node_def)
 
 
 def _ancestors_of(outputs: Sequence[tf.Tensor]) -> set[Any]:

@@ -101,7 +101,16 @@ class OwnWeightsRecomputed(L.Layer):
         return tf.recompute_grad(lambda y: ops.matmul(y, self.table))(x)
 
 
-@pytest.mark.parametrize("layer", [InFunction, Recomputed, OwnWeightsRecomputed])
+class OwnWeightsRecomputedInFunction(OwnWeightsRecomputed):
+    """What has a gradient of its own lies in a function of the graph, traced anew each time."""
+
+    def call(self, x: Any) -> Any:
+        return tf.function(super().call, autograph=False)(x)
+
+
+@pytest.mark.parametrize(
+    "layer", [InFunction, Recomputed, OwnWeightsRecomputed, OwnWeightsRecomputedInFunction]
+)
 def test_layer_whose_gradient_nobody_sees_is_refused_by_name(layer: type[L.Layer]) -> None:
     x = keras.Input((3,))
     model = keras.Model(x, logits(layer(name="culprit")(x)))
