@@ -44,6 +44,9 @@ class Seen(keras.callbacks.Callback):
     def on_batch_end(self, batch: int, logs: Any = None) -> None:  # Keras' older name
         self._see("batch", logs)
 
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._see("history so far", self.model.history.history)
+
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._see("epoch", logs)
         self._see("history so far", self.model.history.history)

@@ -72,13 +72,30 @@ def called_in_fit(
             )
         return keras.callbacks.CallbackList(given, add_history=True, model=model, **further)
     shown = keras.callbacks.History()
-    # First, because the last one becomes the model's when training ends.
     listed = [Shielded(shown, hidden)]
     for callback in given:
         listed.append(callback if type(callback) in _LOGGERS else Shielded(callback, hidden))
-    called = keras.callbacks.CallbackList(listed, add_history=True, model=model, **further)
+    # Each `History` makes itself the model's at an epoch's end: those that see all come last.
+    listed.sort(key=lambda callback: type(callback) is keras.callbacks.History)
+    listed.append(_WholeHistory(shown))
+    called = keras.callbacks.CallbackList(listed, add_history=False, model=model, **further)
     model.history = shown
     return called
+
+
+class _WholeHistory(keras.callbacks.History):
+    """Sees everything, and is the model's once training has ended; until then what is shown is."""
+
+    def __init__(self, shown: keras.callbacks.History):
+        super().__init__()
+        self._shown = shown
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        super().on_epoch_end(epoch, logs)
+        self.model.history = self._shown
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        self.model.history = self
 
 
 def history_of(called: keras.callbacks.CallbackList) -> keras.callbacks.History:
