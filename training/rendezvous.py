@@ -9,6 +9,7 @@ those that are still looking.
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import time
@@ -50,24 +51,33 @@ def wait_for_peers(mine: str, peers: Mapping[str, str]) -> None:
 
 def _split(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
         raise SettingError(VARIABLE, address, "addresses such as a.example:2222, with a port each")
     return host.strip("[]"), int(port)
 
 
 def _listening(mine: str) -> socket.socket:
     _, port = _split(mine)
-    dual = socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if dual else socket.AF_INET
     try:
         # On every interface, as TensorFlow's server: the name may be known to others alone.
-        listener = socket.create_server(("", port), family=family, dualstack_ipv6=dual)
+        listener = _server(port)
     except OSError as error:
         raise SettingError(
             VARIABLE, mine, f"a port of this worker's own that is free ({error.strerror})"
         ) from error
     listener.setblocking(False)
     return listener
+
+
+def _server(port: int) -> socket.socket:
+    if socket.has_dualstack_ipv6():
+        try:
+            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+        except OSError as error:
+            # Built in, and switched off.
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                raise
+    return socket.create_server(("", port))
 
 
 def _answers(place: tuple[str, int]) -> bool:

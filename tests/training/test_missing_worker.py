@@ -91,5 +91,6 @@ def test_port_that_is_taken_and_address_without_one_are_refused():
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(SettingError, match=r"a port of this worker's own that is free"):
             wait_for_peers(address, {"worker 1": "127.0.0.1:1"})
-    with pytest.raises(SettingError, match="with a port each"):
-        wait_for_peers("127.0.0.1:1", {"worker 1": "b.example"})
+    for address in ("b.example", "b.example:70000"):
+        with pytest.raises(SettingError, match="with a port each"):
+            wait_for_peers("127.0.0.1:1", {"worker 1": address})
