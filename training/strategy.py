@@ -85,7 +85,8 @@ def _signals_end_the_process() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # None is a handler that Python did not set, and cannot put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _tpu() -> tf.distribute.Strategy:

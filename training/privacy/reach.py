@@ -17,7 +17,7 @@ import keras
 import tensorflow as tf
 
 from training.privacy.rules import owned_variables
-from training.privacy.taps import Sites, Tap, recording
+from training.privacy.taps import Sites, Tap, is_floating, recording
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def reached(model: keras.Model, specification: Any, size: int, sites: Sites) -> 
     def trace(inputs: Any) -> tf.Tensor:
         variables = model.trainable_variables
         with tf.GradientTape() as tape, recording(sites, size, tape.watch) as taps:
-            outputs = [x for x in tf.nest.flatten(model(inputs, training=True)) if _is_floating(x)]
+            outputs = [x for x in tf.nest.flatten(model(inputs, training=True)) if is_floating(x)]
         flat = [output for tap in taps for output in tap.outputs]
         gradients = tape.gradient(outputs, [*flat, *(v.value for v in variables)])
         at_outputs = iter(gradients[: len(flat)])
@@ -129,12 +129,8 @@ def _unreached_by_replay(tap: Tap) -> list[keras.Variable]:
         tape.watch(values)
         with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
             outputs = tf.nest.flatten(tap.layer(*tap.args, **tap.kwargs))
-    gradients = tape.gradient([x for x in outputs if _is_floating(x)], values)
+    gradients = tape.gradient([x for x in outputs if is_floating(x)], values)
     return [v for v, gradient in zip(variables, gradients, strict=True) if gradient is None]
-
-
-def _is_floating(x: Any) -> bool:
-    return tf.is_tensor(x) and x.dtype.is_floating
 
 
 def is_blind(tap: Tap, is_reached: bool, variables: set[int]) -> bool:

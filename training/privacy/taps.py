@@ -200,7 +200,7 @@ def recording(
             if rule.covers_inner:
                 # One tensor returned twice, or an input returned, must not count twice.
                 outputs = tf.nest.map_structure(_copy, outputs)
-            flat = [x for x in tf.nest.flatten(outputs) if _is_floating(x)]
+            flat = [x for x in tf.nest.flatten(outputs) if is_floating(x)]
             for output in flat:
                 watch(output)
             taps.append(Tap(layer, rule, kept_args, kept_kwargs, flat))
@@ -251,7 +251,8 @@ def is_constant_row(arguments: Any, batch_size: int) -> bool:
     return batch_size > 1 and bool(tensors) and all(x.shape[:1] == [1] for x in tensors)
 
 
-def _is_floating(x: Any) -> bool:
+def is_floating(x: Any) -> bool:
+    """Whether it is a tensor that gradients go through."""
     return tf.is_tensor(x) and x.dtype.is_floating
 
 
