@@ -26,7 +26,7 @@ class Reached:
 
     Attributes:
         tapped: The taps, in call order.
-        taps: Whether each one's output has.
+        taps: Whether each one's output has, or rightly has none.
         hidden: Variables that have none where their layer is replayed, though they have one.
         variables: Ids of the trainable variables that have.
     """
@@ -111,29 +111,98 @@ def reached(model: keras.Model, specification: Any, size: int, sites: Sites) -> 
             v
             for tap, is_reached in zip(taps, reached_taps, strict=True)
             if is_reached and tap.rule.covers_inner
-            for v in _unreached_by_replay(tap)
-            if id(v) in reached_variables
+            for v in _hidden_from_replay(tap)
         ]
-        found.append(Reached(taps, reached_taps, hidden, reached_variables))
+        settled = [
+            is_reached or not _is_used_beside_taps(_covered(tap), taps, outputs)
+            for tap, is_reached in zip(taps, reached_taps, strict=True)
+        ]
+        found.append(Reached(taps, settled, hidden, reached_variables))
         return tf.zeros([])
 
     trace.get_concrete_function(specification)
     return found[0]
 
 
-def _unreached_by_replay(tap: Tap) -> list[keras.Variable]:
-    """Variables without a gradient where the fallback runs a layer again on other values."""
+def _hidden_from_replay(tap: Tap) -> list[keras.Variable]:
+    """Variables that a call has a gradient of, but not where the fallback runs it on other values.
+
+    Of this call alone: in another mode, the layer may well use other variables.
+    """
     variables = tap.layer.trainable_variables
     values = [tf.convert_to_tensor(v.value) for v in variables]
+    with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+        of_values = _has_gradients(tap, values)
+    if all(of_values):
+        return []
+    of_variables = _has_gradients(tap, [v.value for v in variables])
+    return [
+        v
+        for v, by_value, by_variable in zip(variables, of_values, of_variables, strict=True)
+        if by_variable and not by_value
+    ]
+
+
+def _has_gradients(tap: Tap, sources: Sequence[Any]) -> list[bool]:
+    """Whether a call, run again on the same inputs, has a gradient of each source."""
+    args, kwargs = tf.nest.map_structure(_held_constant, (tap.args, dict(tap.kwargs)))
     with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(values)
-        with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
-            outputs = tf.nest.flatten(tap.layer(*tap.args, **tap.kwargs))
-    gradients = tape.gradient([x for x in outputs if is_floating(x)], values)
-    return [v for v, gradient in zip(variables, gradients, strict=True) if gradient is None]
+        tape.watch(sources)
+        outputs = tf.nest.flatten(tap.layer(*args, **kwargs))
+    gradients = tape.gradient([x for x in outputs if is_floating(x)], sources)
+    return [gradient is not None for gradient in gradients]
+
+
+def _held_constant(x: Any) -> Any:
+    """What `x` is, without what it was made from: the same layer may have made that, too."""
+    if not is_floating(x):
+        return x
+    constant = tf.stop_gradient(x)
+    mask = getattr(x, "_keras_mask", None)
+    if mask is not None:
+        constant._keras_mask = mask
+    return constant
+
+
+def _is_used_beside_taps(
+    variables: Sequence[keras.Variable], taps: Sequence[Tap], outputs: Sequence[tf.Tensor]
+) -> bool:
+    """Whether a gradient can go from outputs to variables by a way with no tap that covers them.
+
+    If not, a call without a gradient is one that nothing uses, or that is held constant: the other
+    calls of its layer see all there is. Every gradient goes to inputs of an operation, those with
+    gradients of their own and those that run other graphs included.
+    """
+    graph = tf.compat.v1.get_default_graph()
+    inside = {id(outer): inner for outer, inner in graph.captures}
+    handles = [id(v.value.handle) for v in variables]
+    if not inside.keys() >= set(handles):
+        return True
+    sought = {inside[handle].op for handle in handles}
+    known = {id(v) for v in variables}
+    passed = {
+        output.op
+        for tap in taps
+        if known <= {id(v) for v in _covered(tap)}
+        for output in tap.outputs
+        if output.graph is graph
+    }
+    waiting = [output.op for output in outputs]
+    while waiting:
+        operation = waiting.pop()
+        if operation in sought:
+            return True
+        if operation not in passed and operation.type != "StopGradient":
+            passed.add(operation)
+            waiting.extend(x.op for x in operation.inputs)
+    return False
+
+
+def _covered(tap: Tap) -> list[keras.Variable]:
+    """The variables whose per-example gradients a tap's rule gives."""
+    return tap.layer.trainable_variables if tap.rule.covers_inner else owned_variables(tap.layer)
 
 
 def is_blind(tap: Tap, is_reached: bool, variables: set[int]) -> bool:
     """Whether a tap finds no gradient although variables that its rule covers have one."""
-    covered = tap.layer.trainable_variables if tap.rule.covers_inner else owned_variables(tap.layer)
-    return not is_reached and any(id(v) in variables for v in covered)
+    return not is_reached and any(id(v) in variables for v in _covered(tap))

@@ -16,6 +16,8 @@ from tests.training.privacy.naive import cross_entropy
 from tests.training.privacy.test_fallback import BATCH, assert_exact, logits, reals
 from training.privacy import watcher
 from training.privacy.clipping import clipped_gradient_sum
+from training.privacy.survey import survey
+from training.privacy.taps import find_sites
 
 L = keras.layers
 TIME = 4
@@ -138,3 +140,59 @@ def test_activation_with_a_gradient_of_its_own_hides_nothing() -> None:
     x = keras.Input((5,))
     hidden = L.Dense(4, activation="silu")(x)
     assert_exact(keras.Model(x, logits(hidden)), reals(5))
+
+
+class Towers(keras.Model):
+    """Calls a shared layer for an output held constant, and for one that nothing uses."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.tower, self.out = L.Dense(4, activation="silu"), L.Dense(3)
+        self.drop = L.Dropout(dropout)
+
+    def call(self, x: Any) -> Any:
+        self.tower(3.0 * x)
+        own, target = self.tower(x), ops.stop_gradient(self.tower(0.5 * x))
+        return self.drop(self.out(own - target))
+
+
+def test_calls_that_rightly_have_no_gradient_make_no_larger_layer_be_replayed() -> None:
+    model = Towers(dropout=0.5)
+    model(reals(5))
+    sites = find_sites(model)
+    # Of the model as a whole, dropout would be refused.
+    batched = survey(model, tf.constant(reals(5)), BATCH, BATCH + 1, sites)
+    assert sites == [model.tower, model.out]
+    assert len(batched) == 4
+    alike = Towers(dropout=0.0)
+    alike(reals(5))
+    assert_exact(alike, reals(5))
+
+
+class TwoModes(L.Layer):
+    """There and back by one table; one way alone has the bias."""
+
+    def build(self, shape: Any) -> None:
+        self.table = self.add_weight(shape=(shape[-1], 4), initializer="glorot_uniform")
+        self.bias = self.add_weight(shape=(shape[-1],), initializer="glorot_uniform")
+
+    def call(self, x: Any, back: bool = False) -> Any:
+        if back:
+            return ops.matmul(x, ops.transpose(self.table)) + self.bias
+        return ops.matmul(x, self.table)
+
+
+class ThereAndBack(keras.Model):
+    def __init__(self) -> None:
+        super().__init__()
+        self.modes, self.middle, self.out = TwoModes(), L.Dense(4, activation="silu"), L.Dense(3)
+
+    def call(self, x: Any) -> Any:
+        once = self.modes(self.middle(self.modes(x)), back=True)
+        return self.out(self.modes(once))
+
+
+def test_layer_with_two_modes_beside_a_gradient_of_its_own_is_exact() -> None:
+    model = ThereAndBack()
+    model(reals(3))
+    assert_exact(model, reals(3))
