@@ -19,7 +19,7 @@ from tests.training.privacy.naive import (
     relative_error,
 )
 from training.privacy.clipping import clipped_gradient_sum
-from training.privacy.rules import fallback
+from training.privacy.rules import vectorization
 
 L = keras.layers
 BATCH = 3
@@ -112,6 +112,23 @@ class NotVectorisable(L.Layer):
     def call(self, inputs: Any) -> Any:
         doubled = tf.py_function(lambda x: 2 * x, [tf.stop_gradient(inputs)], inputs.dtype)
         return tf.stop_gradient(tf.ensure_shape(doubled, inputs.shape)) * self.gain
+
+
+class Block(L.Layer):
+    """Projections without a rule of their own: of one example, products of shape (1, time, d)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = L.MultiHeadAttention(2, 8)
+        self.project = L.EinsumDense("btd,de->bte", output_shape=(None, 16))
+
+    def build(self, shape: Any) -> None:
+        self.attention.build(shape, shape)
+        self.project.build(shape)
+        self.scale = self.add_weight(shape=(16,), initializer="glorot_uniform")
+
+    def call(self, x: Any) -> Any:
+        return self.project(self.attention(x, x) * self.scale)
 
 
 def reals(*shape: int) -> np.ndarray:
@@ -220,6 +237,11 @@ def diagonal_of_kernel() -> tuple[keras.Model, Any]:
     return keras.Model(x, logits(L.EinsumDense("abc,ccd->abd", (5, 4))(x))), reals(5, 3)
 
 
+def products_with_shared_weights() -> tuple[keras.Model, Any]:
+    x = keras.Input((6, 16))
+    return keras.Model(x, logits(Block()(x))), reals(6, 16)
+
+
 def not_vectorisable() -> tuple[keras.Model, Any]:
     x = keras.Input((5,))
     return keras.Model(x, logits(NotVectorisable()(x))), reals(5)
@@ -246,6 +268,7 @@ MODELS = [
     constant_of_batch_size,
     diagonal_of_inputs,
     diagonal_of_kernel,
+    products_with_shared_weights,
 ]
 
 
@@ -295,7 +318,7 @@ def test_fallback_in_half_precision_stays_close() -> None:
 def test_layer_that_cannot_be_vectorised_is_looped_with_one_warning(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fallback, "_warned", set())
+    monkeypatch.setattr(vectorization, "_warned", set())
     model, inputs = not_vectorisable()
     with caplog.at_level(logging.WARNING):
         assert_exact(model, inputs)

@@ -11,8 +11,7 @@ are given whole to every example.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,9 +21,7 @@ import tensorflow as tf
 
 from training.privacy.gradients import Instantiated
 from training.privacy.rules.base import Gradients, Rule
-
-# What vectorisation raises for an operation that it cannot vectorise.
-_NOT_VECTORISABLE = (ValueError, TypeError, NotImplementedError, tf.errors.OpError)
+from training.privacy.rules.vectorization import map_examples
 
 
 @dataclass(frozen=True)
@@ -32,42 +29,6 @@ class Shared:
     """A tensor among the arguments of a call that is the same for all examples."""
 
     tensor: tf.Tensor
-
-
-def _map_examples(
-    function: Callable[[Any], list[tf.Tensor]], examples: list[tf.Tensor], name: str
-) -> list[tf.Tensor]:
-    try:
-        # Not with loops for single operations: those of stateful ones, and of cuDNN's, may fail
-        # when they run, and would be slow without a word.
-        return tf.vectorized_map(function, examples, fallback_to_while_loop=False)
-    except _NOT_VECTORISABLE as error:
-        _warn_once(name, str(error).splitlines()[0] if str(error) else type(error).__name__)
-    signature = _signature(function, examples)
-    return tf.map_fn(function, examples, fn_output_signature=signature)
-
-
-def _signature(
-    function: Callable[[Any], list[tf.Tensor]], examples: list[tf.Tensor]
-) -> list[tf.TensorSpec]:
-    rows = [tf.TensorSpec(x.shape[1:], x.dtype) for x in examples]
-    traced = tf.function(lambda *row: function(list(row)), autograph=False)
-    outputs = traced.get_concrete_function(*rows).structured_outputs
-    return [tf.TensorSpec(x.shape, x.dtype) for x in outputs]
-
-
-_warned: set[str] = set()
-
-
-def _warn_once(name: str, reason: str) -> None:
-    if name not in _warned:
-        _warned.add(name)
-        logging.warning(
-            "Layer '%s' cannot be vectorised over examples (%s); its per-example gradients are "
-            "taken one by one, which is slow.",
-            name,
-            reason,
-        )
 
 
 class FallbackRule(Rule):
@@ -117,7 +78,7 @@ class FallbackRule(Rule):
             )
             return [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in found]
 
-        stacked = _map_examples(one, examples, layer.path)
+        stacked = map_examples(one, examples, layer.path)
         return [
             (variable, Instantiated(tf.ensure_shape(values, [batch, *variable.shape])))
             for variable, values in zip(variables, stacked, strict=True)
