@@ -44,7 +44,7 @@ def to_private(
         )
     replace = _REPLACEMENTS[normalization]
 
-    def clone(layer: keras.Layer) -> keras.Layer:
+    def clone(layer: keras.Layer | keras.Operation) -> keras.Layer | keras.Operation:
         if _mixes(layer):
             return replace(layer, groups)
         if _mixing_inside(layer):
@@ -86,7 +86,9 @@ def _mixes(layer: keras.Layer) -> bool:
     )
 
 
-def _mixing_inside(layer: keras.Layer) -> bool:
+def _mixing_inside(layer: keras.Layer | keras.Operation) -> bool:
+    if not isinstance(layer, keras.Layer):  # a function of the graph, as in `2 * x`
+        return False
     return any(_mixes(inner) for inner in layer._flatten_layers(include_self=False))
 
 

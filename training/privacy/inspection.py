@@ -84,6 +84,9 @@ def probe(
     still draws random numbers (augmentation), "alone" is among copies of itself, under the same
     draws (what is drawn for a row depends on the batch's shape), for several draws and all rows.
 
+    Outputs are also compared with the weights moved a little: where a weight starts at zero (a
+    gate, a bias, a low-rank addition), what lies behind it cannot be seen yet.
+
     Args:
         model: The model.
         loss: Per-example loss.
@@ -92,8 +95,8 @@ def probe(
         sites: From `find_sites(model)`.
 
     Raises:
-        UserError: If an example's output depends on the others, or the engine's norm is not that
-            of the example's own gradient.
+        UserError: If an example's output depends on the others or on its row, or the engine's
+            norm is not that of the example's own gradient.
     """
     sites = find_sites(model) if sites is None else sites
     few = tf.nest.map_structure(
@@ -122,20 +125,29 @@ def probe(
         dense = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in found]
         return tf.linalg.global_norm(dense), [x[row] for x in tf.nest.flatten(logits)]
 
+    @tf.function(autograph=False, reduce_retracing=True)
+    def elsewhere(inputs: Any, values: list[tf.Tensor]) -> list[tf.Tensor]:
+        state = list(zip(model.trainable_variables, values, strict=True))
+        with keras.StatelessScope(state_mapping=state):  # which draws the same numbers every time
+            return [tf.cast(x, tf.float32) for x in tf.nest.flatten(model(inputs, training=True))]
+
+    def alone(i: int, is_random: bool) -> tuple[dict[str, Any], int]:
+        """A batch in which example `i` is alone, and its row there."""
+        rows, row = ([i] * size, i) if is_random else ([i], 0)
+        return tf.nest.map_structure(lambda x: tf.gather(x, rows), few), row
+
+    def compare_moved(count: int, is_random: bool) -> None:
+        values = _moved(model)
+        together = elsewhere(few["inputs"], values)
+        for i in range(count):
+            one, row = alone(i, is_random)
+            own = [x[row] for x in elsewhere(one["inputs"], values)]
+            _compare_outputs([x[i] for x in together], own, tolerance)
+
     def compare(norms: tf.Tensor, logits: list[tf.Tensor], i: int, is_random: bool) -> None:
-        rows = [i] * size if is_random else [i]
-        one = tf.nest.map_structure(lambda x: tf.gather(x, rows), few)
-        own_norm, own_logits = naive(
-            one["inputs"], one["labels"], tf.constant(i if is_random else 0)
-        )
-        for output, own_output in zip(logits, own_logits, strict=True):
-            _compare(
-                output[i].numpy(),
-                own_output.numpy(),
-                tolerance,
-                "the output for an example changes with the other examples of its batch: a layer "
-                "mixes examples, or takes another axis for the batch",
-            )
+        one, row = alone(i, is_random)
+        own_norm, own_logits = naive(one["inputs"], one["labels"], tf.constant(row))
+        _compare_outputs([x[i] for x in logits], own_logits, tolerance)
         _compare(
             norms[i].numpy(),
             own_norm.numpy(),
@@ -149,6 +161,7 @@ def probe(
         if not draws.again():
             for i in range(min(examples, size)):
                 compare(norms, logits, i, is_random=False)
+            compare_moved(min(examples, size), is_random=False)
             return
         # A random permutation, say, leaves some rows where they are, some of the time.
         for _ in range(_DRAWS_TRIED):
@@ -159,6 +172,28 @@ def probe(
                 compare(norms, logits, i, is_random=True)
             draws.start_from(moved)
             draws.again()
+        compare_moved(size, is_random=True)
+
+
+def _moved(model: keras.Model) -> list[tf.Tensor]:
+    """Values of the trainable variables a little away, by as much as a usual initial value."""
+    values = []
+    for i, variable in enumerate(model.trainable_variables):
+        fan_in = np.prod(variable.shape[:-1]) if len(variable.shape) > 1 else 100.0
+        step = tf.random.stateless_normal(variable.shape, [i, 0]) / np.sqrt(fan_in)
+        values.append(tf.convert_to_tensor(variable.value) + tf.cast(step, variable.dtype))
+    return values
+
+
+def _compare_outputs(together: list[tf.Tensor], own: list[tf.Tensor], tolerance: float) -> None:
+    for output, own_output in zip(together, own, strict=True):
+        _compare(
+            output.numpy(),
+            own_output.numpy(),
+            tolerance,
+            "the output for an example changes with its row or the other examples of its batch: a "
+            "layer mixes examples, or takes another axis for the batch",
+        )
 
 
 def _compare(found: np.ndarray, expected: np.ndarray, tolerance: float, what: str) -> None:

@@ -52,6 +52,15 @@ def test_sequential_model_is_looked_over_and_converted() -> None:
     assert problems_of(to_private(model, "frozen"), cross_entropy) == []
 
 
+def test_functions_in_the_graph_are_copied_as_they_are() -> None:
+    x = keras.Input((6, 6, 3))
+    y = L.BatchNormalization(name="norm")(2.0 * x + 1.0)
+    model = keras.Model(x, L.Dense(2)(L.GlobalAveragePooling2D()(keras.ops.relu(y))))
+    converted = to_private(model, "frozen")
+    assert problems_of(converted) == []
+    np.testing.assert_allclose(converted(IMAGES), model(IMAGES), atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["frozen", "group"])
 def test_converted_model_is_private_and_survives_its_file(kind, tmp_path) -> None:
     model = convolutional()

@@ -173,6 +173,47 @@ def test_probe_passes_a_model_with_dropout_and_leaves_it_as_it_was() -> None:
     assert model.get_layer("dropout").rate == 0.5
 
 
+class Gated(keras.layers.Layer):
+    """A gate that starts shut, its gradient too, before something that `add` makes of the batch."""
+
+    def __init__(self, add: Callable[[Any], Any]):
+        super().__init__()
+        self.add = add
+
+    def build(self, input_shape: Any) -> None:
+        self.gate = self.add_weight(shape=(input_shape[-1],), initializer="zeros")
+
+    def call(self, inputs: Any) -> Any:
+        return inputs + self.gate**2 * self.add(inputs)
+
+
+def row_number(x: Any) -> Any:
+    return tf.cast(tf.range(tf.shape(x)[0]), x.dtype)[:, None, None]
+
+
+@pytest.mark.parametrize("random", [False, True])
+def test_probe_finds_what_would_mix_examples_once_a_gate_has_opened(random: bool) -> None:
+    mixing = Gated(lambda x: tf.reduce_mean(x, axis=0))
+    layers = [Jitter(), mixing] if random else [mixing]
+    with pytest.raises(UserError, match="other examples of its batch"):
+        probe(model_with(keras.Sequential(layers)), cross_entropy, examples())
+
+
+def test_probe_finds_outputs_that_go_by_the_row_and_leaves_weights_as_they_were() -> None:
+    layer = Gated(row_number)
+    model = model_with(layer)
+    before = [weight.numpy() for weight in model.weights]
+    # One more example in the batch would move those behind it, clipped or not.
+    with pytest.raises(UserError, match="changes with its row"):
+        probe(model, cross_entropy, examples())
+    for weight, value in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(weight, value)
+
+
+def test_probe_passes_a_gate_before_what_is_each_examples_own() -> None:
+    probe(model_with(Gated(tf.tanh)), cross_entropy, examples())
+
+
 class Jitter(keras.layers.Layer):
     """Random numbers under no name that Keras knows."""
 
