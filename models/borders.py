@@ -27,6 +27,7 @@ def split_where(
         (first, second). `first` maps the model's inputs to the border, a dict of tensors;
         `second` maps that dict to the model's outputs, and `second(first(x))` equals `model(x)`.
         The first is None, and the second the model itself, where the border is the inputs.
+        There must be a second half (`has_second_half`).
     """
     border = _border(model, begins)
     inputs = {id(tensor) for tensor in model.inputs}
@@ -34,6 +35,11 @@ def split_where(
         return None, model
     first = keras.Model(model.input, border, name=f"{model.name}_prefix")
     return first, _suffix(model, border, name)
+
+
+def has_second_half(model: keras.Model, begins: Callable[[Any], bool]) -> bool:
+    """Whether the rule holds anywhere on the way to the model's output."""
+    return all(tensor is not model.output for tensor in _border(model, begins).values())
 
 
 def _suffix(model: keras.Model, border: dict[str, Any], name: str) -> keras.Model:

@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from models.borders import split_where
+from models.borders import has_second_half, split_where
 
 
 def split_at_embeddings(model: keras.Model) -> tuple[keras.Model | None, keras.Model]:
@@ -24,10 +24,9 @@ def split_at_embeddings(model: keras.Model) -> tuple[keras.Model | None, keras.M
     Raises:
         ValueError: No real-valued tensor crosses, so that there is nothing to differentiate by.
     """
-    embed, rest = split_where(model, _reads_reals, "from_embeddings")
-    if not any(_is_real(tensor) for tensor in rest.inputs):
+    if not has_second_half(model, _reads_reals):
         raise ValueError(f"Model {model.name} has no real-valued tensor to differentiate by.")
-    return embed, rest
+    return split_where(model, _reads_reals, "from_embeddings")
 
 
 def _reads_reals(node: Any) -> bool:

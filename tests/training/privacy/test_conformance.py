@@ -133,10 +133,6 @@ def policy(request: pytest.FixtureRequest) -> Any:
     keras.config.set_dtype_policy(before)
 
 
-def examples_of(rule: str, policy: str) -> int:
-    return 1 if rule == SLOW or policy != "float32" else 3
-
-
 def test_every_registered_rule_has_a_case() -> None:
     assert {(key, rule) for key, rules in CASES.items() for rule in rules} == set(RULES_OF_CLASSES)
 
@@ -145,9 +141,22 @@ def test_every_registered_rule_has_a_case() -> None:
 def test_rule_equals_the_naive_loop(key: tuple[str, str], rule: str, policy: str) -> None:
     if rule == SLOW and policy != "float32":
         pytest.skip("the fallback in half precision is tested in test_fallback.py")
+    check_rule(key, rule, policy, examples=1 if rule == SLOW or policy != "float32" else 3)
 
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("key", "rule"), [x for x in RULES_OF_CLASSES if x[1] != SLOW], ids=lambda value: str(value)
+)
+def test_rule_equals_the_naive_loop_in_many_shapes(
+    key: tuple[str, str], rule: str, policy: str
+) -> None:
+    check_rule(key, rule, policy, examples=30 if policy == "float32" else 8)
+
+
+def check_rule(key: tuple[str, str], rule: str, policy: str, examples: int) -> None:
     @settings(
-        max_examples=examples_of(rule, policy),
+        max_examples=examples,
         derandomize=True,
         deadline=None,
         database=None,

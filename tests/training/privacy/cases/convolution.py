@@ -37,14 +37,14 @@ def convolution(
         if causal and draw(st.booleans()):
             motion["padding"] = "causal"
         grouped = draw(groups)
-        with_lora = lora and grouped == 1 and draw(st.booleans())
+        is_adapted = lora and grouped == 1 and draw(st.booleans())
         cls = getattr(L, f"Conv{rank}D")
         bias = draw(st.booleans())
         activation = draw(st.sampled_from([None, "relu"]))
         return Case(
             lambda: cls(4, groups=grouped, use_bias=bias, activation=activation, **motion),
             (*_SIZES[rank], 4),
-            prepare=with_lora if with_lora else lambda layer: None,
+            prepare=with_lora if is_adapted else lambda layer: None,
         )
 
     return build()

@@ -25,7 +25,7 @@ def dense(draw: st.DrawFn) -> Case:
 _EQUATIONS = [
     ("abc,cde->abde", (5, 2, 3), "de", (5, 4)),
     ("abcd,cde->abe", (5, 4), "e", (5, 2, 3)),
-    ("...x,xy->...y", (5, 4), "y", (5, 3)),
+    ("...x,xy->...y", 4, "y", (5, 3)),
     ("...x,xy->...y", (4,), None, (6,)),
     ("abc,bcd->abd", (5, 3), "d", (5, 4)),
     ("ab,bc->ac", 4, "c", (6,)),

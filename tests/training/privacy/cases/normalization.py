@@ -64,13 +64,19 @@ def rms_normalization(draw: st.DrawFn) -> Case:
     return Case(lambda: L.RMSNormalization(axis=axis), shape)
 
 
-def hub_norm(path: str, *args: Any) -> Case:
-    """A layer of KerasHub by its path, which is imported where the layer is made."""
+def hub_norm(path: str, *args: Any, formerly: str | None = None) -> Case:
+    """A layer of KerasHub by its path, which is imported where the layer is made.
+
+    `formerly` is its path in earlier releases.
+    """
 
     def make() -> keras.Layer:
         import importlib
+        from importlib.util import find_spec
 
-        module, name = path.rsplit(".", 1)
-        return getattr(importlib.import_module(f"keras_hub.src.{module}"), name)(*args)
+        module, name = f"keras_hub.src.{path}".rsplit(".", 1)
+        if formerly is not None and find_spec(module) is None:
+            module, name = f"keras_hub.src.{formerly}".rsplit(".", 1)
+        return getattr(importlib.import_module(module), name)(*args)
 
     return Case(make, (4, 6))

@@ -79,7 +79,10 @@ CASES: dict[tuple[str, str], dict[str, st.SearchStrategy[Case]]] = {
             [
                 hub_norm("layers.modeling.rms_normalization.RMSNormalization", 6),
                 hub_norm("models.gemma.rms_normalization.RMSNormalization"),
-                hub_norm("models.gemma3.gemma3_layers.RMSNormalization"),
+                hub_norm(
+                    "models.gemma3.gemma3_layers.RMSNormalization",
+                    formerly="models.gemma3.rms_normalization.RMSNormalization",
+                ),
             ]
         )
     },
