@@ -74,6 +74,7 @@ class FallbackRule(Rule):
     """The rule of every layer that has none of its own."""
 
     covers_inner = True
+    replays = True
 
     def gradients(
         self,
