@@ -102,7 +102,7 @@ def find_sites(model: keras.Model) -> Sites:
     """The layers to tap, so that every use of every trainable variable is seen by one tap.
 
     A layer that owns variables *and* holds layers that do, or whose layers run inside a loop of
-    its own (recurrent layers, TimeDistributed), is tapped as a whole.
+    its own (TimeDistributed), is tapped as a whole; recurrent layers are tapped before theirs.
 
     Raises:
         UserError: If a trainable variable belongs to no layer, so that no rule would see it.

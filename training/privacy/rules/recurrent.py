@@ -86,7 +86,8 @@ class RecurrentRule(InsideRule):
             sequences: tf.Tensor, initial_state: Any, mask: Any, training: bool = False
         ) -> Any:
             """In place of `keras.layers.RNN.inner_loop`, which runs the cell over the inputs."""
-            inputs, states = _over_one_batch(sequences, keras.tree.flatten(initial_state))
+            inputs = tf.cast(sequences, layer.cell.compute_dtype)
+            inputs, states = _over_one_batch(inputs, keras.tree.flatten(initial_state))
             z = self.inputs_part(layer.cell, inputs)
             watch(z)
             outputs, states, factors = _loop(layer, self.step(layer.cell), z, states, mask)
