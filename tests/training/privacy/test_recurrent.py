@@ -80,6 +80,13 @@ class OfAnyLength(L.Layer):
         return shape[0], None, shape[2]
 
 
+def learnt_state() -> tuple[keras.Model, Any]:
+    """All examples begin with the only row of a table."""
+    x = keras.Input((TIME, 3))
+    start = L.Embedding(1, 2)(ops.cast(0 * x[:, 0, 0], "int32"))
+    return keras.Model(x, logits(L.GRU(2)(x, initial_state=start))), reals(TIME, 3)
+
+
 def any_length() -> tuple[keras.Model, Any]:
     x = keras.Input((TIME, 3))
     return keras.Model(x, logits(L.GRU(2)(OfAnyLength()(x)))), reals(TIME, 3)
@@ -98,6 +105,7 @@ MODELS: dict[str, Callable[[], tuple[keras.Model, Any]]] = {
     "called_twice": called_twice,
     "constant_inputs": constant_inputs,
     "constant_state": constant_state,
+    "learnt_state": learnt_state,
     "any_length": any_length,
     "partly_frozen": partly_frozen,
     # Keras puts zeros where the mask, read forwards, is off.
