@@ -49,7 +49,7 @@ def may_be_hidden(taps: Sequence[Tap], outputs: Any) -> bool:
     ancestors = _ancestors_of([x for x in tf.nest.flatten(outputs) if tf.is_tensor(x)])
     if not all(any(output.op in ancestors for output in tap.outputs) for tap in taps):
         return True
-    return any(tap.rule.covers_inner for tap in taps) and _holds_own_gradient()
+    return any(tap.rule.replays for tap in taps) and _holds_own_gradient()
 
 
 def _holds_own_gradient() -> bool:
@@ -110,7 +110,7 @@ def reached(model: keras.Model, specification: Any, size: int, sites: Sites) -> 
         hidden = [
             v
             for tap, is_reached in zip(taps, reached_taps, strict=True)
-            if is_reached and tap.rule.covers_inner
+            if is_reached and tap.rule.replays
             for v in _hidden_from_replay(tap)
         ]
         settled = [

@@ -23,7 +23,7 @@ import keras
 import tensorflow as tf
 
 from configs.schema import UserError
-from training.privacy.rules import Rule, owned_variables, rule_for
+from training.privacy.rules import InsideRule, Rule, owned_variables, rule_for
 from training.privacy.rules.fallback import FALLBACK, Shared
 
 _SURVEYS = 4
@@ -37,7 +37,7 @@ class Tap:
         layer: The layer.
         rule: The rule that knows its gradients.
         args: Positional arguments of the call. Every tensor has leading axis batch; one that has
-            not is wrapped in `Shared`.
+            not is wrapped in `Shared`. What a rule that taps inside the call kept in their place.
         kwargs: Keyword arguments of the call, likewise.
         outputs: Flat list of floating-point output tensors, before any fused activation.
     """
@@ -102,7 +102,7 @@ def find_sites(model: keras.Model) -> Sites:
     """The layers to tap, so that every use of every trainable variable is seen by one tap.
 
     A layer that owns variables *and* holds layers that do, or whose layers run inside a loop of
-    its own (recurrent layers, TimeDistributed), is tapped as a whole.
+    its own (TimeDistributed), is tapped as a whole; recurrent layers are tapped before theirs.
 
     Raises:
         UserError: If a trainable variable belongs to no layer, so that no rule would see it.
@@ -186,8 +186,10 @@ def recording(
             if depth.value:
                 return call(*args, **kwargs)
             args, kwargs = with_batch_axis((args, kwargs), batch_size)
+            if isinstance(rule, InsideRule):
+                return run_tapped_inside(rule, args, kwargs)
             kept_args, kept_kwargs = args, kwargs
-            if rule.covers_inner:
+            if rule.replays:
                 # A replay needs the training mode and the masks, and the layer may consume them.
                 kept_args, kept_kwargs = tf.nest.map_structure(_copy, (args, kwargs))
                 kept_kwargs = {**kept_kwargs, "training": call_is_training(layer, kwargs)}
@@ -197,7 +199,7 @@ def recording(
                     outputs = call(*args, **kwargs)
             finally:
                 depth.value -= 1
-            if rule.covers_inner:
+            if rule.replays:
                 # One tensor returned twice, or an input returned, must not count twice.
                 outputs = tf.nest.map_structure(_copy, outputs)
             flat = [x for x in tf.nest.flatten(outputs) if is_floating(x)]
@@ -205,6 +207,16 @@ def recording(
                 watch(output)
             taps.append(Tap(layer, rule, kept_args, kept_kwargs, flat))
             return activation(outputs)
+
+        def run_tapped_inside(rule: InsideRule, args: Any, kwargs: Any) -> Any:
+            depth.value += 1
+            try:
+                with rule.tapped(layer, watch) as inside:
+                    outputs = call(*args, **kwargs)
+            finally:
+                depth.value -= 1
+            taps.append(Tap(layer, rule, tuple(inside.factors), {}, inside.outputs))
+            return outputs
 
         return run
 
@@ -268,7 +280,7 @@ def _copy(x: Any) -> Any:
 
 
 def _with_shared_marked(tap: Tap, batched: list[bool]) -> Tap:
-    if not tap.rule.covers_inner:
+    if not tap.rule.replays:
         return tap
     flat = [
         x if is_batched or not tf.is_tensor(x) else Shared(x)

@@ -164,7 +164,7 @@ class Watcher(keras.StatelessScope):
         def run(*args: Any, **kwargs: Any) -> Any:
             is_tap = self._tapped() is None and id(layer) in self._site_ids
             self._check_kind(layer, call_is_training(layer, kwargs))
-            is_replayed = is_tap and self._sites.rule_for(layer).covers_inner
+            is_replayed = is_tap and self._sites.rule_for(layer).replays
             operations_before = len(_operations()) if is_replayed else 0
             self._stack.append(layer)
             try:
@@ -270,7 +270,7 @@ class Watcher(keras.StatelessScope):
 
     def _note_randomness(self) -> None:
         site = self._tapped()
-        if site is not None and self._sites.rule_for(site).covers_inner:
+        if site is not None and self._sites.rule_for(site).replays:
             self._report_randomness(site)
 
     def _report_randomness(self, site: keras.Layer) -> None:

@@ -28,7 +28,7 @@ TOLERANCE = {"float32": 1e-5, "mixed_bfloat16": 2e-2}
 RULES_OF_CLASSES = [
     (key, type(rule).__name__) for key, rules in sorted(RULES.items()) for rule in rules
 ]
-# Replays of a loop that take half a minute; the other recurrent layers go the same way.
+# Replays of a loop that take half a minute; other loops go the same way.
 MARKED = [
     pytest.param(key, rule, marks=pytest.mark.slow) if "ConvLSTM" in key[1] else (key, rule)
     for key, rule in RULES_OF_CLASSES

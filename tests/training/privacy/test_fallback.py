@@ -187,13 +187,14 @@ def with_activation_layer() -> tuple[keras.Model, Any]:
 
 def returned_twice() -> tuple[keras.Model, Any]:
     x = keras.Input((4, 3))
-    return keras.Model(x, logits(L.Concatenate()(L.LSTM(3, return_state=True)(x)))), reals(4, 3)
+    return keras.Model(x, logits(L.Concatenate()(L.RNN(L.LSTMCell(3), return_state=True)(x)))), (
+        reals(4, 3)
+    )
 
 
 def masked_bidirectional() -> tuple[keras.Model, Any]:
     x = keras.Input((4,), dtype="int32")
-    y = L.Bidirectional(L.GRU(2))(L.Embedding(6, 3, mask_zero=True)(x))
-    # Padding comes last: other masks Keras does not take on a GPU.
+    y = L.Bidirectional(L.RNN(L.GRUCell(2)))(L.Embedding(6, 3, mask_zero=True)(x))
     padded = np.array([[2, 1, 2, 0], [1, 0, 0, 0], [2, 2, 1, 1]], "int32")
     return keras.Model(x, logits(y)), padded
 

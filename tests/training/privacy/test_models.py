@@ -143,7 +143,7 @@ DEEP_RECTIFIERS = {"resnet50_group", "resnet50_frozen_batch", "mobilenet"}
 
 
 # A second of their kind each; the first of it runs every time.
-SLOW = {"resnet50_frozen_batch", "mobilenet", "lstm"}
+SLOW = {"resnet50_frozen_batch", "mobilenet"}
 
 
 @pytest.mark.parametrize(

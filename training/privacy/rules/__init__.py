@@ -6,7 +6,7 @@ A layer matches a rule by its exact class, never by inheritance: a subclass may 
 else. Every rule must pass `tests/training/privacy/test_conformance.py`.
 """
 
-from training.privacy.rules.base import Gradients, Rule, owned_variables
+from training.privacy.rules.base import Gradients, InsideRule, Rule, owned_variables
 from training.privacy.rules.registry import RULES, rule_for
 
-__all__ = ["RULES", "Gradients", "Rule", "owned_variables", "rule_for"]
+__all__ = ["RULES", "Gradients", "InsideRule", "Rule", "owned_variables", "rule_for"]

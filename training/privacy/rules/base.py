@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -40,10 +41,13 @@ class Rule(ABC):
             (a recurrent layer runs its cell in a loop).
         covers_inner: The rule gives the gradients of the variables of layers inside the layer,
             too; else only of those that the layer owns.
+        replays: The rule runs the layer again, so that its call is kept as it came, and nothing
+            in it may be random.
     """
 
     whole: bool = False
     covers_inner: bool = False
+    replays: bool = False
 
     def applies_to(self, layer: keras.Layer) -> bool:
         """Whether the formula covers this layer's configuration; if not, the fallback does."""
@@ -92,6 +96,39 @@ class FusedActivationRule(Rule):
             yield activation if activation is not None else (lambda outputs: outputs)
         finally:
             layer.__dict__["activation"] = activation
+
+
+@dataclass
+class Inside:
+    """What a rule that taps inside a layer found during one call.
+
+    Attributes:
+        outputs: The tensors whose gradients the rule needs, already watched.
+        factors: What the rule needs beside them; stands for the arguments of the call.
+    """
+
+    outputs: list[tf.Tensor] = field(default_factory=list)
+    factors: list[tf.Tensor] = field(default_factory=list)
+
+
+class InsideRule(Rule):
+    """A rule whose tap lies inside the layer's call: at its output a gradient is past factoring.
+
+    `gradients` gets the factors for `args`.
+    """
+
+    whole = True
+    covers_inner = True
+
+    @abstractmethod
+    @contextmanager
+    def tapped(self, layer: keras.Layer, watch: Callable[[tf.Tensor], None]) -> Iterator[Inside]:
+        """Lets one call of the layer leave its tap; yields what is filled in during the call.
+
+        Args:
+            layer: The layer.
+            watch: To be called with every tensor whose gradient is needed, when it is made.
+        """
 
 
 def reduce_to_shape(x: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:

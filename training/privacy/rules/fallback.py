@@ -1,7 +1,7 @@
 """The exact fallback: a vector-Jacobian product of the layer for each example, vectorised.
 
 Right for any layer whose output rows depend on their own input rows only: custom layers, layers
-holding layers, recurrent layers tapped as a whole. Slower than a rule (it runs the layer's
+holding layers, recurrent cells without a rule. Slower than a rule (it runs the layer's
 forward and backward pass again, and holds every example's gradient), so the common layers have
 rules of their own.
 
@@ -35,6 +35,7 @@ class FallbackRule(Rule):
     """The rule of every layer that has none of its own."""
 
     covers_inner = True
+    replays = True
 
     def gradients(
         self,

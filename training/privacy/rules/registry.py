@@ -19,6 +19,7 @@ from training.privacy.rules.normalization import (
 )
 from training.privacy.rules.position_embedding import PositionEmbeddingRule
 from training.privacy.rules.prelu import PReLURule
+from training.privacy.rules.recurrent_cells import GRURule, LSTMRule, SimpleRNNRule
 from training.privacy.rules.separable_convolution import SeparableConvolutionRule
 from training.privacy.rules.transposed_convolution import TransposedConvolutionRule
 
@@ -52,9 +53,9 @@ RULES: dict[tuple[str, str], tuple[Rule, ...]] = {
     ("keras", "Conv3DTranspose"): (TransposedConvolutionRule(),),
     ("keras", "PReLU"): (PReLURule(),),
     ("keras", "RNN"): (WholeLayerRule(),),
-    ("keras", "LSTM"): (WholeLayerRule(),),
-    ("keras", "GRU"): (WholeLayerRule(),),
-    ("keras", "SimpleRNN"): (WholeLayerRule(),),
+    ("keras", "LSTM"): (LSTMRule(), WholeLayerRule()),
+    ("keras", "GRU"): (GRURule(), WholeLayerRule()),
+    ("keras", "SimpleRNN"): (SimpleRNNRule(), WholeLayerRule()),
     ("keras", "ConvLSTM1D"): (WholeLayerRule(),),
     ("keras", "ConvLSTM2D"): (WholeLayerRule(),),
     ("keras", "ConvLSTM3D"): (WholeLayerRule(),),

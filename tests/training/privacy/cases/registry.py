@@ -32,6 +32,7 @@ from tests.training.privacy.cases.normalization import (
     layer_normalization,
     rms_normalization,
 )
+from tests.training.privacy.cases.recurrent import recurrent, with_layer_inside
 
 L = keras.layers
 
@@ -40,15 +41,6 @@ L = keras.layers
 def prelu(draw: st.DrawFn) -> Case:
     shared, shape = draw(st.sampled_from([(None, (4, 3)), ([1, 2], (3, 4, 5)), ([1], (4, 3))]))
     return Case(lambda: L.PReLU(shared_axes=shared), shape)
-
-
-def _recurrent(name: str) -> st.SearchStrategy[Case]:
-    @st.composite
-    def build(draw: st.DrawFn) -> Case:
-        sequences = draw(st.booleans())
-        return Case(lambda: getattr(L, name)(3, return_sequences=sequences), (3, 2))
-
-    return build()
 
 
 ONE, ANY_GROUPS = st.just(1), st.sampled_from([1, 2, 4])
@@ -117,9 +109,18 @@ CASES: dict[tuple[str, str], dict[str, st.SearchStrategy[Case]]] = {
     ("keras", "RNN"): {
         "WholeLayerRule": st.just(Case(lambda: L.RNN([L.GRUCell(3), L.SimpleRNNCell(2)]), (3, 2)))
     },
-    ("keras", "LSTM"): {"WholeLayerRule": _recurrent("LSTM")},
-    ("keras", "GRU"): {"WholeLayerRule": _recurrent("GRU")},
-    ("keras", "SimpleRNN"): {"WholeLayerRule": _recurrent("SimpleRNN")},
+    ("keras", "LSTM"): {
+        "LSTMRule": recurrent("LSTM"),
+        "WholeLayerRule": with_layer_inside("LSTM"),
+    },
+    ("keras", "GRU"): {
+        "GRURule": recurrent("GRU"),
+        "WholeLayerRule": with_layer_inside("GRU"),
+    },
+    ("keras", "SimpleRNN"): {
+        "SimpleRNNRule": recurrent("SimpleRNN"),
+        "WholeLayerRule": with_layer_inside("SimpleRNN"),
+    },
     ("keras", "ConvLSTM1D"): {
         "WholeLayerRule": st.just(Case(lambda: L.ConvLSTM1D(2, 2), (2, 4, 2)))
     },

@@ -1,0 +1,55 @@
+"""Recurrent layers: options of the loop, of the cell, and of the call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from hypothesis import strategies as st
+from keras import ops
+
+from tests.training.privacy.cases.case import Case
+
+L = keras.layers
+UNITS, TIME = 3, 4
+LOOP = {
+    "return_sequences": st.booleans(),
+    "go_backwards": st.booleans(),
+    "unroll": st.booleans(),
+    "use_bias": st.booleans(),
+    "activation": st.sampled_from(["tanh", "silu", "softmax", None]),
+}
+GATED = {
+    "recurrent_activation": st.sampled_from(["sigmoid", "hard_sigmoid"]),
+    "implementation": st.sampled_from([1, 2]),
+}
+OPTIONS = {
+    "SimpleRNN": LOOP,
+    "LSTM": LOOP | GATED,
+    "GRU": LOOP | GATED | {"reset_after": st.booleans()},
+}
+
+
+@st.composite
+def recurrent(draw: st.DrawFn, name: str) -> Case:
+    """A layer that its own rule serves."""
+    options = draw(st.fixed_dictionaries(OPTIONS[name]))
+    masked, from_state = draw(st.booleans()), draw(st.booleans())
+    if masked and name != "SimpleRNN":
+        options["use_cudnn"] = False  # which takes no mask but padding at the end
+
+    def apply(layer: keras.Layer, x: Any) -> Any:
+        state = ops.tile(x[:, 0, :1], (1, UNITS))
+        states = [state, 0.5 * state] if name == "LSTM" else [state]
+        return layer(
+            x,
+            mask=x[..., 0] > -0.3 if masked else None,
+            initial_state=states if from_state else None,
+        )
+
+    return Case(lambda: getattr(L, name)(UNITS, **options), (TIME, 2), apply=apply)
+
+
+def with_layer_inside(name: str) -> st.SearchStrategy[Case]:
+    """A layer that runs another one at every step, which its own rule leaves to the fallback."""
+    return st.just(Case(lambda: getattr(L, name)(UNITS, activation=L.LeakyReLU(0.3)), (TIME, 2)))
