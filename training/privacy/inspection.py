@@ -179,7 +179,7 @@ def _moved(model: keras.Model) -> list[tf.Tensor]:
     """Values of the trainable variables a little away, by as much as a usual initial value."""
     values = []
     for i, variable in enumerate(model.trainable_variables):
-        fan_in = np.prod(variable.shape[:-1]) if len(variable.shape) > 1 else 100.0
+        fan_in = np.prod(variable.shape[:-1]) if len(variable.shape) > 1 else 10.0
         step = tf.random.stateless_normal(variable.shape, [i, 0]) / np.sqrt(fan_in)
         values.append(tf.convert_to_tensor(variable.value) + tf.cast(step, variable.dtype))
     return values

@@ -11,7 +11,14 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
+from tests.training.privacy.naive import (
+    clipped_sum,
+    cross_entropy,
+    per_example_gradients_in_batch,
+    relative_error,
+)
 from tests.training.privacy.test_fallback import BATCH, assert_exact, logits, reals
+from training.privacy.clipping import clipped_gradient_sum
 from training.privacy.rules import fallback, rule_for
 from training.privacy.rules.fallback import FallbackRule
 from training.privacy.taps import find_sites, recording
@@ -156,7 +163,7 @@ class OfItsOwn(L.LSTM):
     "make",
     [
         lambda: OfItsOwn(2),
-        lambda: L.LSTM(2, dropout=0.1),
+        lambda: L.LSTM(2, dropout=0.1, implementation=1),
         lambda: L.GRU(2, recurrent_dropout=0.1),
         lambda: L.SimpleRNN(2, activation=L.Dropout(0.1)),
         lambda: L.RNN(L.LSTMCell(2)),
@@ -168,6 +175,44 @@ def test_what_no_formula_covers_is_left_to_the_fallback(make: Callable[[], L.Lay
     layer = make()
     layer.build((BATCH, TIME, 3))
     assert isinstance(rule_for(layer), FallbackRule)
+
+
+@pytest.mark.usefixtures("without_fallback")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: L.LSTM(3, dropout=0.4, seed=1),
+        lambda: L.GRU(3, dropout=0.4, seed=1),
+        lambda: L.SimpleRNN(3, dropout=0.4, recurrent_dropout=0.4, go_backwards=True, seed=1),
+    ],
+    ids=["lstm", "gru", "simple_rnn"],
+)
+def test_dropout_drops_the_same_as_in_the_naive_loop(make: Callable[[], L.Layer]) -> None:
+    x = keras.Input((TIME, 5))
+    layer = make()
+    model = keras.Model(x, logits(layer(x)))
+    state = layer.cell.seed_generator.state
+    start = state.numpy()
+    batch = {"inputs": tf.constant(reals(TIME, 5)), "labels": tf.constant(np.arange(BATCH) % 3)}
+
+    def drawing_alike(model: keras.Model) -> Callable[..., Any]:
+        def call(*arguments: Any, **further: Any) -> Any:
+            state.assign(start)
+            return model(*arguments, **further)
+
+        call.trainable_variables = model.trainable_variables
+        return call
+
+    gradients = per_example_gradients_in_batch(drawing_alike(model), batch)
+    expected, norms = clipped_sum(gradients, np.ones(BATCH, bool), 0.1)
+    state.assign(start)
+    found = clipped_gradient_sum(model, cross_entropy, {**batch, "mask": tf.ones(BATCH, bool)}, 0.1)
+    np.testing.assert_allclose(found.norms, norms, rtol=1e-5)
+    assert relative_error(list(found.gradients), expected) <= 1e-5
+    # And it does drop: without it the norms are others.
+    layer.cell.dropout = layer.cell.recurrent_dropout = 0.0
+    alike = clipped_gradient_sum(model, cross_entropy, {**batch, "mask": tf.ones(BATCH, bool)}, 0.1)
+    assert not np.allclose(alike.norms, norms, rtol=1e-2)
 
 
 def test_layer_computes_in_training_what_it_computes_otherwise() -> None:

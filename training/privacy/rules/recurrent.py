@@ -48,7 +48,9 @@ class RecurrentRule(InsideRule):
         cell = layer.cell
         return (
             type(cell) is self.cell
-            and not (cell.dropout or cell.recurrent_dropout or layer.stateful)
+            and not layer.stateful
+            # With a dropout mask for every gate, each has inputs of its own.
+            and not (_has_dropout(cell) and getattr(cell, "dropout_mask_count", None))
             and cell.compute_dtype == layer.compute_dtype
             # An activation may be a layer, with weights or random numbers of its own.
             and not cell._flatten_layers(include_self=False)
@@ -59,8 +61,13 @@ class RecurrentRule(InsideRule):
         """z: what the inputs give, (batch, time, features) -> (batch, time, gates)."""
 
     @abstractmethod
-    def step(self, cell: keras.Layer) -> Step:
-        """One step of the cell, given its part of z."""
+    def step(self, cell: keras.Layer, keep: tf.Tensor | None) -> Step:
+        """One step of the cell, given its part of z.
+
+        Args:
+            cell: The cell.
+            keep: The mask of `recurrent_dropout`, (batch, units); None for none.
+        """
 
     @abstractmethod
     def state_part(
@@ -86,11 +93,17 @@ class RecurrentRule(InsideRule):
             sequences: tf.Tensor, initial_state: Any, mask: Any, training: bool = False
         ) -> Any:
             """In place of `keras.layers.RNN.inner_loop`, which runs the cell over the inputs."""
-            inputs = tf.cast(sequences, layer.cell.compute_dtype)
-            inputs, states = _over_one_batch(inputs, keras.tree.flatten(initial_state))
-            z = self.inputs_part(layer.cell, inputs)
+            cell, states, keep = layer.cell, keras.tree.flatten(initial_state), None
+            inputs = tf.cast(sequences, cell.compute_dtype)
+            # Dropout has one mask for all steps, which Keras' layer has drawn before.
+            if training and cell.dropout:
+                inputs = inputs * cell.get_dropout_mask(sequences[:, 0])[:, None]
+            if training and cell.recurrent_dropout:
+                keep = cell.get_recurrent_dropout_mask(states[0])
+            inputs, states = _over_one_batch(inputs, states)
+            z = self.inputs_part(cell, inputs)
             watch(z)
-            outputs, states, factors = _loop(layer, self.step(layer.cell), z, states, mask)
+            outputs, states, factors = _loop(layer, self.step(cell, keep), z, states, mask)
             inside.outputs.append(z)
             inside.factors += [inputs, *factors]
             return outputs[:, -1], outputs, states
@@ -122,6 +135,10 @@ class RecurrentRule(InsideRule):
             bias = self.bias(cell, tf.cast(outer, tf.float32), tf.cast(recurrent, tf.float32))
             found.append((cell.bias, Instantiated(bias)))
         return found
+
+
+def _has_dropout(cell: keras.Layer) -> bool:
+    return bool(cell.dropout or cell.recurrent_dropout)
 
 
 def _over_one_batch(

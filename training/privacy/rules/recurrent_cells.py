@@ -1,6 +1,7 @@
 """The cells of recurrent layers: one step each, as Keras computes it, with x_t W taken beforehand.
 
-Sums are in Keras' order, so that half precision rounds alike.
+Sums are in Keras' order, so that half precision rounds alike. `recurrent_dropout` is SimpleRNN's
+alone here: with it, Keras' LSTM and GRU have a mask for every gate.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ class SimpleRNNRule(RecurrentRule):
         z = tf.matmul(inputs, _value(cell.kernel, cell))
         return z if cell.bias is None else z + _value(cell.bias, cell)
 
-    def step(self, cell: keras.Layer) -> Step:
+    def step(self, cell: keras.Layer, keep: tf.Tensor | None) -> Step:
         kernel = _value(cell.recurrent_kernel, cell)
 
         def run(z: tf.Tensor, states: Sequence[tf.Tensor]) -> tuple:
             (before,) = states
+            before = before if keep is None else before * keep
             output = cell.activation(z + tf.matmul(before, kernel))
             return output, [output], [before]
 
@@ -56,7 +58,7 @@ class LSTMRule(RecurrentRule):
     def inputs_part(self, cell: keras.Layer, inputs: tf.Tensor) -> tf.Tensor:
         return tf.matmul(inputs, _value(cell.kernel, cell))
 
-    def step(self, cell: keras.Layer) -> Step:
+    def step(self, cell: keras.Layer, keep: tf.Tensor | None) -> Step:
         kernel = _value(cell.recurrent_kernel, cell)
         bias = None if cell.bias is None else _value(cell.bias, cell)
         gate, activation = cell.recurrent_activation, cell.activation
@@ -105,7 +107,7 @@ class GRURule(RecurrentRule):
         bias = _value(cell.bias, cell)
         return z + (bias[0] if cell.reset_after else bias)
 
-    def step(self, cell: keras.Layer) -> Step:
+    def step(self, cell: keras.Layer, keep: tf.Tensor | None) -> Step:
         kernel = _value(cell.recurrent_kernel, cell)
         gates, candidate = kernel[:, : 2 * cell.units], kernel[:, 2 * cell.units :]
         has_bias = cell.reset_after and cell.bias is not None
