@@ -127,7 +127,7 @@ class Session:
         )
         feed = ReplicaFeed(self.train, batching, self.strategy, self.recipe.data.service)
         graphs = step.trace(feed.element_spec)
-        refuse_uncompilable(self, graphs)
+        refuse_uncompilable(self, step, graphs)
         model = self.model.built.model
         # The whole model carries the optimizer, because that is where Keras callbacks look.
         model.optimizer = optimizer

@@ -23,6 +23,7 @@ from training.privacy.clipping import PerExampleLoss
 from training.privacy.mechanisms import Draws
 from training.privacy.noise_memory import NoiseMemory
 from training.randomness import Randomness
+from training.steps.compilation import CompiledPart
 from training.steps.groups import StepGroup, StepPrograms
 from training.steps.totals import StepTotals
 from training.steps.update import build_update
@@ -41,12 +42,14 @@ class TrainingStep(ABC):
         strategy: Where the step runs.
         accumulates: Whether a logical batch can need more than one physical batch.
         l2: L2 penalty on weight matrices; looks at no example.
-        jit_compile: Compile with XLA: the whole step; of a step over several replicas, which no one
-            program can be, each replica's gradients.
+        jit_compile: Compile with XLA what `CompiledPart` says of the strategy.
         group_weights: Weights of examples by group and label.
         terms: What is added to the loss beside unfairness.
         steps_per_execution: Most steps that `take_group` takes in one call.
         player: A second player, who prices examples by group and label.
+
+    Attributes:
+        compiled: What of the step XLA compiles.
     """
 
     # Of mechanisms whose noise builds on earlier noise; none without such a mechanism.
@@ -90,22 +93,22 @@ class TrainingStep(ABC):
             self._accumulated_examples = self._local_total(())
         self._update = build_update(optimizer, self._variables, strategy)
 
-        within = jit_compile and strategy.num_replicas_in_sync > 1
+        self.compiled = CompiledPart.of(strategy, jit_compile=jit_compile)
         self._sum = self._gradient_sum
-        if within:
+        if self.compiled is CompiledPart.GRADIENTS:
             self._sum = tf.function(self._gradient_sum, autograph=False, jit_compile=True)
 
-        def compiled(function: Callable[..., Any]) -> Any:
+        def program(function: Callable[..., Any]) -> Any:
             # Without autograph, errors reach the user as they were raised.
             return tf.function(
                 lambda *arguments: self._totals(strategy.run(function, arguments)),
                 autograph=False,
-                jit_compile=jit_compile and not within,
+                jit_compile=self.compiled is CompiledPart.STEP,
             )
 
-        self._add = compiled(self._replica_add)
-        self._finish_alone = compiled(self._replica_finish)
-        self._finish_accumulated = compiled(
+        self._add = program(self._replica_add)
+        self._finish_alone = program(self._replica_finish)
+        self._finish_accumulated = program(
             lambda batch, noise: self._replica_finish(batch, noise, accumulated=True)
         )
 

@@ -17,6 +17,7 @@ from training.privacy.plan import PrivacyPlan
 from training.privacy.taps import find_sites
 from training.randomness import Randomness
 from training.steps.base import Noise, TrainingStep, report_of
+from training.steps.compilation import CompiledPart
 
 
 class PrivateStep(TrainingStep):
@@ -63,8 +64,7 @@ class PrivateStep(TrainingStep):
                 plan.mechanism.slots,
                 plan.noise_stddev,
                 self._strategy,
-                jit_compile=further.get("jit_compile", False)
-                and self._strategy.num_replicas_in_sync == 1,
+                jit_compile=self.compiled is CompiledPart.STEP,
             )
 
     @property
