@@ -272,7 +272,7 @@ def test_interrupted_step_leaves_no_examples_behind_for_the_next() -> None:
         private.fit(X, Y, epochs=1, steps_per_epoch=1, verbose=0)
     step.finish = finish
     assert calls
-    assert any(float(tf.reduce_sum(tf.abs(t))) > 0 for t in step._accumulated)
+    assert any(float(tf.reduce_sum(tf.abs(t))) > 0 for t in step._accumulated.sums)
     assert private.releases == 2  # the broken one counts
     private.fit(X, Y, epochs=1, steps_per_epoch=1, verbose=0)
     assert private._step is not step
