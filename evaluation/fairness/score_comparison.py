@@ -12,13 +12,21 @@ import numpy as np
 
 from configs.schema.evaluation import EvaluationSettings
 from evaluation.fairness import histograms
-from evaluation.fairness.comparison import Drawn, collect, large_groups
+from evaluation.fairness.comparison import large_groups
 from evaluation.fairness.definitions import Parity
 from evaluation.fairness.evidence import Evidence, ScoreEvidence
 from evaluation.fairness.histograms import COARSE_BINS, THRESHOLDS
 from evaluation.fairness.rates import divide, extremes
 from evaluation.fairness.tables import GroupTable
-from evaluation.fairness.uncertainty import interval, intervals, number, p_value, too_few
+from evaluation.fairness.uncertainty import (
+    Drawn,
+    collect,
+    interval,
+    intervals,
+    number,
+    p_value,
+    too_few,
+)
 
 SCORE_GAPS: dict[str, Parity] = {
     "roc_auc_difference": "separation",
