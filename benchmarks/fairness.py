@@ -102,8 +102,8 @@ class Encoded:
         from data import batches_in_order
         from evaluation import answer_raw, measure_counterfactuals, predict_batches
         from scripts.decisions import fit_decision
-        from training.drawing import run_length
         from training.fairness import Mitigation, Preparation
+        from training.length import run_length
         from training.privacy.clip_watch import ClipWatch
         from training.privacy.group_releases import GroupReleases
         from training.privacy.ledger import Ledger

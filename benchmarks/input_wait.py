@@ -59,8 +59,9 @@ def _loop(people: int, width: int, batch: int, steps: int, directory: Path) -> A
     from configs.schema import TrainingSettings
     from training.batching import Batching
     from training.checkpoints import Checkpoints
-    from training.drawing import physical_size, run_length
+    from training.drawing import physical_size
     from training.feeding import ReplicaFeed
+    from training.length import run_length
     from training.loop import Loop
     from training.losses import cross_entropy
     from training.privacy.ledger import Ledger

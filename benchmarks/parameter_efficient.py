@@ -89,14 +89,10 @@ def steppers(workload: Workload, built: Any, kinds: tuple[str, ...]) -> dict[str
     return found
 
 
-def measure(workload: Workload, repeats: int) -> list[dict[str, Any]]:
-    """One row a choice: trained parameters and median times of its steps."""
-    rows, steps = [], {}
-    for choice in CHOICES[workload.model]:
-        built = build(workload.model, choice, workload.size)
-        trained = sum(math.prod(variable.shape) for variable in built.model.trainable_variables)
-        rows.append({"choice": choice, "trained": trained})
-        steps[choice] = steppers(workload, built, KINDS)
+def timed(
+    steps: dict[str, dict[str, Callable[[], None]]], repeats: int
+) -> dict[tuple[str, str], tuple[float, float]]:
+    """Median wall and processor seconds of each choice's steps, which take turns."""
     for runs in steps.values():
         for run in runs.values():
             run()
@@ -109,11 +105,25 @@ def measure(workload: Workload, repeats: int) -> list[dict[str, Any]]:
             steps[choice][kind]()
             spent = time.perf_counter() - start, time.process_time() - start_cpu
             times[choice, kind].append(spent)
+    return {
+        key: (statistics.median(w for w, _ in found), statistics.median(c for _, c in found))
+        for key, found in times.items()
+    }
+
+
+def measure(workload: Workload, repeats: int) -> list[dict[str, Any]]:
+    """One row a choice: trained parameters and median times of its steps."""
+    rows, steps = [], {}
+    for choice in CHOICES[workload.model]:
+        built = build(workload.model, choice, workload.size)
+        trained = sum(math.prod(variable.shape) for variable in built.model.trainable_variables)
+        rows.append({"choice": choice, "trained": trained})
+        steps[choice] = steppers(workload, built, KINDS)
+    times = timed(steps, repeats)
     for row in rows:
         for kind in KINDS:
             if measured := times.get((row["choice"], kind)):
-                row[f"{kind}_s"] = statistics.median(wall for wall, _ in measured)
-                row[f"{kind}_cpu_s"] = statistics.median(cpu for _, cpu in measured)
+                row[f"{kind}_s"], row[f"{kind}_cpu_s"] = measured
         row["private_over_plain"] = row["private_cpu_s"] / row["plain_cpu_s"]
     whole = rows[0]["private_cpu_s"]
     for row in rows:

@@ -6,10 +6,9 @@ Keras's `logs` (`val_accuracy`, `val_demographic_parity_difference` ...), so tha
 ReduceLROnPlateau placed after it can act on them; whatever is computed from training examples
 says in its tag that ε does not cover it.
 
-TensorBoard orders cards by tag, and the tags are numbered so that the first screen answers: how
-accurate, how unfair, to whom, at which ε. Numbers are written at every epoch's end, pictures at
-about ten of them and the last: drawing takes seconds, and a picture of curves holds all epochs
-anyway. They begin where the process began: a resumed run's earlier epochs are in its scalars.
+Numbers are written at every epoch's end, pictures at about ten of them and the last: drawing takes
+seconds, and a picture of curves holds all epochs anyway. They begin where the process began: a
+resumed run's earlier epochs are in its scalars.
 """
 
 from __future__ import annotations
@@ -25,46 +24,23 @@ import numpy as np
 import tensorflow as tf
 
 from configs.schema.evaluation import EvaluationSettings
-from evaluation.coverage import NOT_COVERED, RELEASED, marked, measured_elsewhere
+from evaluation.epoch_pages import (
+    write_figures,
+    write_headline,
+    write_hparams,
+    write_training_scalars,
+)
 from evaluation.event_writer import event_writer, picture_is_due
 from evaluation.fairness import with_soft_groups
-from evaluation.group_plots import (
-    plot_gap_history,
-    plot_group_history,
-    plot_roc,
-    plot_scores,
-)
-from evaluation.headlines import Headline, headlines
+from evaluation.headlines import headlines
 from evaluation.measurements import Evaluation, evaluate
-from evaluation.plots import (
-    plot_confusion,
-    plot_group_rates,
-    plot_overview,
-    plot_reliability,
-    to_image,
-    worst_label,
-)
 from evaluation.predict import Outputs, predict_arrays, predict_batches
 from evaluation.predictions import Predictions
-from evaluation.threshold_plot import plot_thresholds
 
 if TYPE_CHECKING:
     from data.contracts import Batch, DatasetInfo, Origin
 
 _RESAMPLES_BETWEEN_EPOCHS = 200
-# What a private loop releases beside the weights: name in its logs -> tag, description.
-_RELEASED = {
-    "clipping_norm": (
-        "4 privacy/clipping norm",
-        "The bound in use on the gradient of every example (of every user, where users are "
-        "protected), found from noisy counts that ε pays for.",
-    ),
-    "clipping_threshold": (
-        "4 privacy/clipping threshold",
-        "Gradients up to this norm are scaled alike, longer ones cut; found from noisy counts that "
-        "ε pays for.",
-    ),
-}
 
 
 class FairnessCallback(keras.callbacks.Callback):
@@ -176,7 +152,7 @@ class FairnessCallback(keras.callbacks.Callback):
             if self._recipe_text is not None:
                 tf.summary.text("recipe", f"```yaml\n{self._recipe_text.rstrip()}\n```")
             if self._hparams is not None:
-                _write_hparams(self._hparams)
+                write_hparams(self._hparams)
         self._writer.flush()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -185,9 +161,9 @@ class FairnessCallback(keras.callbacks.Callback):
         shown = headlines(self.evaluation)
         self._history.append((epoch + 1, self.evaluation.fairness))
         with self._writer.as_default(step=epoch + 1):
-            _write_training_scalars(logs)
+            write_training_scalars(logs)
             for headline in shown:
-                _write_headline(headline)
+                write_headline(headline)
         self._is_pictured = False
         if picture_is_due(epoch, self.params):
             self._draw()
@@ -208,7 +184,7 @@ class FairnessCallback(keras.callbacks.Callback):
             return
         epoch, _ = self._history[-1]
         with self._writer.as_default(step=epoch):
-            _write_figures(self.evaluation, self._history)
+            write_figures(self.evaluation, self._history)
         self._is_pictured = True
 
 
@@ -260,67 +236,3 @@ class PrivacyCallback(keras.callbacks.Callback):
             tf.summary.scalar("1 overview/4 epsilon", self._epsilon, description=description)
             tf.summary.scalar("4 privacy/delta", delta, description=description)
         self._writer.flush()
-
-
-def _write_headline(headline: Headline) -> None:
-    if headline.value is not None:
-        tf.summary.scalar(headline.tag, headline.value, description=headline.description)
-
-
-def _write_figures(evaluation: Evaluation, history: Sequence[tuple[int, Any]]) -> None:
-    fairness, performance = evaluation.fairness, evaluation.performance
-    figures = {
-        "2 accuracy/confusion matrix": plot_confusion(performance),
-        "2 accuracy/reliability": plot_reliability(performance),
-    }
-    if fairness["attributes"]:
-        figures["1 overview/2 who gets what"] = plot_overview(fairness)
-    for attribute, comparison in fairness["attributes"].items():
-        label = worst_label(fairness, attribute)
-        tag = f"3 fairness/{{}} by {attribute}".format
-        figures[tag("1 rates")] = plot_group_rates(attribute, comparison, label)
-        figures[tag("2 gaps over epochs")] = plot_gap_history(attribute, history)
-        if len(comparison["of"]) > 1:
-            continue  # of intersections, the bars and the gaps say enough
-        figures[tag("3 groups over epochs")] = plot_group_history(attribute, history, label)
-        if label in comparison["scores"]:
-            figures[tag("9 ROC and calibration")] = plot_roc(attribute, comparison, label)
-            figures[tag("9 scores")] = plot_scores(attribute, comparison, label)
-            figures[tag("9 thresholds")] = plot_thresholds(attribute, comparison, label)
-    mark = "" if evaluation.covered_by_privacy_guarantee else f" ({NOT_COVERED})"
-    for name, figure in figures.items():
-        tf.summary.image(f"{name}{mark}", to_image(figure)[None])
-
-
-def _write_training_scalars(logs: Mapping[str, Any]) -> None:
-    """What Keras's own loop says of the epoch; all but public settings come from training data."""
-    for name, value in logs.items():
-        if name in ("epsilon", "delta") or measured_elsewhere(name):
-            continue
-        if name == "learning_rate":
-            tf.summary.scalar("5 training/learning rate", float(value))
-            continue
-        if name in _RELEASED:
-            tag, description = _RELEASED[name]
-            tf.summary.scalar(tag, float(value), description=description)
-            continue
-        if name.startswith(RELEASED):
-            tf.summary.scalar(
-                f"4 privacy/{name}",
-                float(value),
-                description="From noisy tables of training examples by group, which ε pays for.",
-            )
-            continue
-        tf.summary.scalar(
-            f"5 training/{marked(name)}",
-            float(value),
-            description="Computed from training examples without noise: the privacy guarantee "
-            "does not cover it. Look, but do not publish.",
-        )
-
-
-def _write_hparams(hparams: Mapping[str, Any]) -> None:
-    from tensorboard.plugins.hparams import api
-
-    plain = (bool, int, float, str)
-    api.hparams({k: v if isinstance(v, plain) else str(v) for k, v in hparams.items()})

@@ -11,6 +11,7 @@ from configs.schema import SettingError, UserError
 from scripts.arguments import parse_recipe, recipe_parser
 from scripts.command import run_command, start_tensorflow
 from scripts.decisions import read_decision, with_decisions
+from scripts.measuring import answers_on
 from training.files import on_disk, path_of, write_atomically
 
 
@@ -52,18 +53,9 @@ def main(argv: Sequence[str]) -> None:
             f"the labels that the run was trained for, {list(trained_for.label_names)}",
         )
     started = time.monotonic()
-    split = dataset.split(options.split)
-    prepared = data.prepare(split, built.preprocess, arguments.recipe.data.cache)
-    batches = data.batches_in_order(prepared, arguments.recipe.evaluation.batch_size)
     settings = arguments.recipe.evaluation
     evaluation.check_counterfactuals(settings.counterfactual, dataset.info.modality)
-    predictions = evaluation.with_soft_groups(
-        evaluation.predict_batches(built.model, batches, dataset.info, options.split),
-        settings,
-        split.origin,
-    )
-    answer = evaluation.answer_raw(built.model, built.preprocess, settings.batch_size)
-    changed = evaluation.measure_counterfactuals(answer, dataset.split(options.split), settings)
+    answers = answers_on(options.split, dataset, built, arguments.recipe)
     ledger = Ledger.existing(run.ledger) if run.ledger.exists() else None
     if arguments.recipe.privacy.enabled and ledger is None:
         raise run.lost_ledger()
@@ -72,13 +64,13 @@ def main(argv: Sequence[str]) -> None:
     seconds = {"evaluation": time.monotonic() - started}
     measured = with_decisions(
         evaluation.evaluate(
-            predictions,
+            answers.predictions,
             settings,
             privacy=privacy,
-            counterfactual=changed,
+            counterfactual=answers.counterfactual,
             efficiency={"seconds": seconds},
         ),
-        predictions,
+        answers.predictions,
         read_decision(run),
         run,
     )

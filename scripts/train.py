@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from configs.schema import Recipe, UserError, require
+from configs.schema import Recipe, UserError
 from data.faults import fault_in
 from scripts.arguments import parse_recipe, publishable, recipe_parser, recipe_text
 from scripts.callbacks import callbacks_of
@@ -28,11 +28,13 @@ from scripts.decisions import (
     with_decisions,
 )
 from scripts.local_workers import run_workers
+from scripts.measuring import answers_on, require_measurable
 
 if TYPE_CHECKING:
     from evaluation import Evaluation
     from models import DecisionRule
     from training.loop import Loop
+    from training.privacy.plan import PrivacyPlan
     from training.run_directory import RunDirectory
     from training.run_lock import RunLock
     from training.session import Session
@@ -91,7 +93,6 @@ def _as_begun(recipe: Recipe, run: RunDirectory) -> Recipe:
 
 def _train(recipe: Recipe, run: RunDirectory, lock: RunLock) -> None:
     started = time.monotonic()
-    import data
     import evaluation
     from training.files import write_atomically
     from training.outcome import describe_privacy, refuse_other_data, write_dataset_card
@@ -100,7 +101,7 @@ def _train(recipe: Recipe, run: RunDirectory, lock: RunLock) -> None:
 
     session = open_session(recipe, run)
     recipe = session.recipe  # what was to be calibrated is filled in
-    _require_measurable(session)
+    require_measurable(session)
     require_decidable(recipe, session.dataset)
     if recipe.decision.epsilon is not None:
         histogram_release(session)
@@ -120,12 +121,7 @@ def _train(recipe: Recipe, run: RunDirectory, lock: RunLock) -> None:
     run.open(recipe_text(recipe), lock, ledger)
     write_dataset_card(run, session.dataset)
     if session.plan is not None:
-        print(
-            f"Privacy: epsilon {session.plan.epsilon(session.plan.steps):.4g} at delta "
-            f"{session.plan.delta:.4g} for each of {session.plan.num_examples} "
-            f"{session.plan.unit}s after {session.plan.steps} steps, noise multiplier "
-            f"{session.plan.noise_multiplier:.4g}."
-        )
+        _tell_of(session.plan)
     seconds = {"setup": time.monotonic() - started}
 
     started = time.monotonic()
@@ -133,26 +129,17 @@ def _train(recipe: Recipe, run: RunDirectory, lock: RunLock) -> None:
     seconds["training"] = time.monotonic() - started
 
     started = time.monotonic()
-    # Through the whole model, as `sterling evaluate` does it: the same numbers to the last bit.
-    built = session.model.built
-    test = data.batches_in_order(
-        data.prepare(session.dataset.test, built.preprocess, recipe.data.cache),
-        recipe.evaluation.batch_size,
-    )
-    predictions = evaluation.with_soft_groups(
-        evaluation.predict_batches(built.model, test, session.dataset.info, "test"),
-        recipe.evaluation,
-        session.dataset.test.origin,
-    )
-    answer = evaluation.answer_raw(built.model, built.preprocess, recipe.evaluation.batch_size)
-    changed = evaluation.measure_counterfactuals(answer, session.dataset.test, recipe.evaluation)
+    answers = answers_on("test", session.dataset, session.model.built, recipe)
     rule = fit_decision(session, run, ledger)
     privacy = describe_privacy(ledger, reproducible=session.randomness.reproducible)
     measured = with_decisions(
         evaluation.evaluate(
-            predictions, recipe.evaluation, privacy=privacy, counterfactual=changed
+            answers.predictions,
+            recipe.evaluation,
+            privacy=privacy,
+            counterfactual=answers.counterfactual,
         ),
-        predictions,
+        answers.predictions,
         rule,
         run,
     )
@@ -177,6 +164,14 @@ def _train(recipe: Recipe, run: RunDirectory, lock: RunLock) -> None:
     workers.from_chief(None)  # only now may the others leave
 
 
+def _tell_of(plan: PrivacyPlan) -> None:
+    print(
+        f"Privacy: epsilon {plan.epsilon(plan.steps):.4g} at delta {plan.delta:.4g} for each of "
+        f"{plan.num_examples} {plan.unit}s after {plan.steps} steps, noise multiplier "
+        f"{plan.noise_multiplier:.4g}."
+    )
+
+
 def _follow(loop: Loop) -> None:
     """Trains as one of the workers that write nothing, and stays until the chief is done."""
     _run(loop)
@@ -199,40 +194,6 @@ def _run(loop: Loop) -> None:
         if loop.workers.count == 1 or fault_in(error) is not None:
             raise
         raise lost_worker(error) from error
-
-
-def _require_measurable(session: Session) -> None:
-    """Refuses now what would otherwise be refused when the first epoch has been paid for."""
-    import evaluation
-    from evaluation.fairness.membership import crossings
-
-    settings, info = session.recipe.evaluation, session.dataset.info
-    known = [*info.groups, *settings.soft_groups]
-    for attribute in settings.attributes or ():
-        require(
-            attribute in known,
-            "evaluation.attributes",
-            attribute,
-            f"one of the data's group attributes {known}",
-        )
-    crossings(tuple(known), settings)
-    for split in (session.dataset.test, session.dataset.validation):
-        if len(split):
-            evaluation.check_soft_groups(settings.soft_groups, split)
-    evaluation.check_counterfactuals(settings.counterfactual, info.modality)
-    require(
-        settings.positive_label is None or settings.positive_label in info.label_names,
-        "evaluation.positive_label",
-        settings.positive_label,
-        f"one of the labels {list(info.label_names)}",
-    )
-    patience = session.recipe.training.early_stopping_patience
-    require(
-        patience is None or len(session.validation) > 0,
-        "training.early_stopping_patience",
-        patience,
-        "validation examples to watch (data.validation_fraction), or null",
-    )
 
 
 def _efficiency(session: Session, seconds: dict[str, float], loop: Loop) -> dict[str, Any]:

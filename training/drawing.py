@@ -1,4 +1,4 @@
-"""Which rows form each step, and how many steps there are: from a recipe to its batches.
+"""Which rows form each step: from a recipe to its batches.
 
 Who is drawn is the plan's sampling (or a shuffle, without privacy). Around it lie the users whose
 rows stay together, the groups that are drawn alike and the versions that an example comes as.
@@ -10,11 +10,10 @@ import math
 
 import numpy as np
 
-from configs.schema import Recipe, SettingError, TrainingSettings
+from configs.schema import Recipe, TrainingSettings
 from data import Dataset
 from training.batching import Batching, Sampler, ShuffledSampler
 from training.fairness import AllVersions, BalancedSampler, Preparation, RandomVersions
-from training.loop import Length
 from training.privacy.plan import PrivacyPlan
 from training.randomness import Randomness
 from training.unit_of_privacy import users_of
@@ -68,26 +67,6 @@ def batching_of(
     elif versions is not None:
         sampler = RandomVersions(sampler, versions, randomness, preparation.rate)
     return Batching(sampler, size, replicas, rows)
-
-
-def run_length(settings: TrainingSettings, num_examples: int, unit: str = "example") -> Length:
-    """Steps of a run over `num_examples` training examples, or users where `unit` is that.
-
-    Raises:
-        SettingError: If the recipe names no length, or a batch larger than the data.
-    """
-    if settings.batch_size > num_examples:
-        raise SettingError(
-            "training.batch_size",
-            settings.batch_size,
-            f"at most the {num_examples} training {unit}s",
-        )
-    per_epoch = math.ceil(num_examples / settings.batch_size)
-    if settings.steps is not None:
-        return Length(settings.steps, min(per_epoch, settings.steps))
-    if settings.epochs is None:
-        raise SettingError("training.epochs", None, "training.epochs or training.steps to be set")
-    return Length(max(1, round(settings.epochs * per_epoch)), per_epoch)
 
 
 def physical_size(

@@ -10,10 +10,8 @@ happens between calls; an epoch's end and a checkpoint that is due end a call ea
 from __future__ import annotations
 
 import logging
-import math
 import signal
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,35 +22,21 @@ from configs.schema import UserError
 from training.batching import Batching
 from training.callback_state import CallbackState
 from training.checkpoints import Checkpoints, Position
+from training.epoch_totals import EpochTotals
 from training.interruption import Interruption, Stopped
+from training.length import Length
 from training.one_root import OneRoot
+from training.payment import Payment
 from training.privacy.ledger import Ledger
 from training.progress_bar import ProgressBar
 from training.randomness import Randomness
 from training.step_clock import StepClock
-from training.steps import StepTotals, TrainingStep
+from training.steps import TrainingStep
 from training.volatile_state import VolatileState
 from training.workers import Workers
 
 # (first step, last step) -> an iterator over physical batches.
 Feed = Callable[[int, int], Iterator[Any]]
-
-
-@dataclass(frozen=True)
-class Length:
-    """How long a run is.
-
-    Attributes:
-        steps: Optimizer steps in all.
-        steps_per_epoch: Optimizer steps of one pass (with Poisson sampling, one expected pass).
-    """
-
-    steps: int
-    steps_per_epoch: int
-
-    @property
-    def epochs(self) -> int:
-        return math.ceil(self.steps / self.steps_per_epoch)
 
 
 @dataclass
@@ -104,7 +88,6 @@ class Loop:
     give_up: Callable[[], None] = lambda: None
     steps_taken: int = 0
     out_of_budget: bool = False
-    _totals: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     _started: bool = False
 
     def __post_init__(self) -> None:
@@ -112,6 +95,13 @@ class Loop:
         # steps of one call are paid for before their batches are read.
         alone = self.workers.count == 1 and self.steps_per_execution == 1
         self._interruption = Interruption(self.give_up if alone else None)
+        self._payment = Payment(
+            self.ledger, self.release_identity, self.one_root, self.randomness.reproducible
+        )
+        self._totals = self._epoch_of({})
+
+    def _epoch_of(self, sums: Mapping[str, float]) -> EpochTotals:
+        return EpochTotals(sums, private=self.ledger is not None)
 
     def run(self) -> int:
         """Trains from the newest checkpoint, or from the start, to the end.
@@ -133,20 +123,16 @@ class Loop:
         position = restored or Position(0)
         # Before anything is written: all have read by now.
         self.workers.require_same(
-            [position.step, None if self.ledger is None else self.ledger.recorded],
+            [position.step, self._payment.recorded],
             "the checkpoint and the ledger to go on from",
         )
-        self._require_past(position)
+        self._payment.require_past(position)
         if position.complete:
-            self._forget_root()
+            self._payment.forget_root()
             return position.step
-        if self.one_root is not None and self.ledger is not None:
-            self.one_root.refuse_other(self.ledger, self.release_identity)
-            self.one_root.refuse_other_start(self.ledger, restored is not None)
-            self.one_root.keep()
-            if restored is None:
-                # A first step that is run again must begin from the same weights.
-                self._save(0)
+        if self._payment.keep_root(has_checkpoint=restored is not None) and restored is None:
+            # A first step that is run again must begin from the same weights.
+            self._save(0)
         self.step.recall(position.step, self.randomness)
         with self._interruption:
             try:
@@ -165,7 +151,7 @@ class Loop:
         )
         callbacks.on_train_begin()
         position.callbacks.restore(self.callbacks)
-        self._totals = defaultdict(float, position.epoch_totals)
+        self._totals = self._epoch_of(position.epoch_totals)
         batches = self.feed(position.step, self.length.steps)
         done = position.step
         while done < self.length.steps and not self.model.stop_training:
@@ -173,7 +159,7 @@ class Loop:
         self.step.finalize()
         callbacks.on_train_end(self._logs())
         self._save(done, complete=True)
-        self._forget_root()
+        self._payment.forget_root()
         if number := self._interruption.requested:
             raise Stopped(number, done)
         return done
@@ -182,7 +168,7 @@ class Loop:
         """Runs the epoch that comes after `done` steps, or what is left of it."""
         epoch, within = divmod(done, self.length.steps_per_epoch)
         if within == 0:
-            self._totals = defaultdict(float)
+            self._totals = self._epoch_of({})
             self.step.begin_epoch()
         callbacks.on_epoch_begin(epoch)
         first = epoch * self.length.steps_per_epoch
@@ -198,7 +184,7 @@ class Loop:
                 self._take(steps, batches)
             done = steps.stop
             callbacks.on_train_batch_end(done - 1 - first, self._logs())
-            self._require_finite(math.isfinite(self._totals["loss"]))
+            self._require_finite(self._totals.loss_is_finite)
             self.steps_taken += len(steps)
             if done == last:
                 break
@@ -206,16 +192,8 @@ class Loop:
                 self._save_and_stop(done)
             if self.checkpoint_every and done % self.checkpoint_every == 0:
                 self._save(done)
-        examples = self._totals["examples"]
-        if examples and self._totals["non_finite"] == examples:
-            # Trained on noise alone. To stop a private run for it would tell something of its
-            # examples that epsilon does not cover: the operator hears of it, the run goes on.
-            self._require_finite(self.ledger is not None)
-            logging.warning(
-                "No example of epoch %d had a finite gradient (seen by you alone; not covered by "
-                "epsilon). Training goes on with noise alone.",
-                epoch + 1,
-            )
+        if self._totals.none_was_finite:
+            self._warn_of_noise_alone(epoch)
         callbacks.on_epoch_end(epoch, {**self._logs(), **self.step.of_groups()})
         self.model.stop_training = self.workers.any(self.model.stop_training)
         if done < self.length.steps and not self.model.stop_training:
@@ -224,51 +202,22 @@ class Loop:
             self._save(done)
         return done
 
-    def _require_past(self, position: Position) -> None:
-        """Makes sure that the ledger is the checkpoint's, and says what it holds beyond it."""
-        if self.ledger is None:
-            return
-        if position.ledger is not None:
-            self.ledger.require_past(position.ledger)
-        saved = 0 if position.ledger is None else position.ledger["releases"]
-        unsaved = self.ledger.recorded - saved
-        if unsaved:
-            logging.info(
-                "The ledger holds %d releases after the checkpoint of step %d. They are spent; %s",
-                unsaved,
-                position.step,
-                "with the recipe's seed the same steps release the same again, at no further cost."
-                if self.randomness.reproducible
-                else "the run's root is kept, so the same steps release the same again."
-                if self.one_root is not None
-                else "the steps draw anew and count again.",
-            )
-
-    def _forget_root(self) -> None:
-        if self.one_root is not None:
-            self.one_root.remove()
+    def _warn_of_noise_alone(self, epoch: int) -> None:
+        # To stop a private run for it would tell something of its examples that epsilon does not
+        # cover: the operator hears of it, the run goes on.
+        self._require_finite(self.ledger is not None)
+        logging.warning(
+            "No example of epoch %d had a finite gradient (seen by you alone; not covered by "
+            "epsilon). Training goes on with noise alone.",
+            epoch + 1,
+        )
 
     def _next_steps(self, done: int, last: int) -> range:
         """The steps of the next call; none if the privacy budget is spent."""
         end = min(done + self.steps_per_execution, last)
         if self.checkpoint_every:
             end = min(end, (done // self.checkpoint_every + 1) * self.checkpoint_every)
-        steps = range(done, end)
-        if self.ledger is None:
-            return steps
-        steps = steps[: self.ledger.count_allowed(steps, self.release_identity)]
-        if not steps:
-            logging.warning(
-                "The privacy budget is spent after %d releases: one more would exceed epsilon "
-                "%.4g. Steps that were run again after an interruption drew fresh noise and "
-                "counted again. Training stops before step %d of %d; what was trained is saved and "
-                "exported.",
-                self.ledger.releases,
-                self.ledger.plan.epsilon(self.ledger.plan.steps),
-                done + 1,
-                self.length.steps,
-            )
-        return steps
+        return self._payment.affordable(range(done, end), self.length.steps)
 
     def _take(self, steps: range, batches: Iterator[Any]) -> None:
         if self.before_step is not None:
@@ -284,39 +233,35 @@ class Loop:
             return
         counts = [self.batching.count(step) for step in steps]
         draws = [self.step.draws(step, self.randomness) for step in steps]
-        if self.ledger is not None:
-            # All of them before the first exists: a crash in between leaves budget spent.
-            self.ledger.record_group(steps, self.release_identity)
+        self._payment.pay(steps)  # all of them, before the first exists
         for totals in self.step.take_group(batches, draws, counts):
-            self._tally(totals)
+            self._totals.add(totals)
 
     def _take_one(self, step: int, batches: Iterator[Any]) -> None:
         count = self.batching.count(step)
         before = VolatileState.of(self.model) if count > 1 else None
-        totals = dict(self._totals)
+        totals = self._totals.copy()
         for _ in range(count - 1):
             batch = self._next(batches)
             if batch is not None:
-                self._tally(self.step.add(batch))
+                self._totals.add(self.step.add(batch))
             if batch is None or self._asked_to_stop():
                 self._leave(step, before, totals)
         batch = self._next(batches)
         if batch is None:
             self._leave(step, before, totals)
-        if self.ledger is not None:
-            # Before the noisy gradient exists: a crash here leaves budget spent, never lost.
-            self.ledger.record(step, self.release_identity)
+        self._payment.pay(range(step, step + 1))  # before the noisy gradient exists
         draws = self.step.draws(step, self.randomness)
-        self._tally(self.step.finish(batch, draws, accumulated=count > 1))
+        self._totals.add(self.step.finish(batch, draws, accumulated=count > 1))
 
-    def _leave(self, step: int, before: VolatileState | None, totals: dict[str, float]) -> None:
+    def _leave(self, step: int, before: VolatileState | None, totals: EpochTotals) -> None:
         """Stops within a logical batch, which can take longer than a scheduler waits.
 
         Its beginning is given up, and what its forward passes changed is put back.
         """
         if before is not None:
             before.restore()
-        self._totals = defaultdict(float, totals)
+        self._totals = totals
         self._save_and_stop(step)
 
     def _next(self, batches: Iterator[Any]) -> Any:
@@ -329,12 +274,6 @@ class Loop:
                     return None
                 raise
 
-    def _tally(self, totals: StepTotals) -> None:
-        for name, value in vars(totals).items():
-            # A private step leaves examples out whose gradient is not finite; so does the mean.
-            if math.isfinite(value) or self.ledger is None:
-                self._totals[name] += value
-
     def _require_finite(self, finite: bool) -> None:
         if finite or self.model.stop_training:  # a callback (TerminateOnNaN) may prefer to stop
             return
@@ -346,18 +285,7 @@ class Loop:
         )
 
     def _logs(self) -> dict[str, float]:
-        # Examples whose gradient is not finite take part in no step and in no mean.
-        examples = max(self._totals["examples"] - self._totals["non_finite"], 1.0)
-        logs = {
-            "loss": self._totals["loss"] / examples,
-            "accuracy": self._totals["correct"] / examples,
-        }
-        for term in ("unfairness", "opacity", "leakage", "adversary_loss"):
-            if self._totals[term]:
-                logs[term] = self._totals[term] / examples
-        if self._totals["non_finite"]:
-            logs["non_finite_examples"] = self._totals["non_finite"]
-        return {**logs, **self.step.released()}
+        return {**self._totals.logs(), **self.step.released()}
 
     def _asked_to_stop(self) -> bool:
         """Whether any worker was; all of them then stop after the same step."""
@@ -379,9 +307,9 @@ class Loop:
         self.checkpoints.save(
             Position(
                 done,
-                dict(self._totals) if unfinished else {},
+                self._totals.sums if unfinished else {},
                 complete,
                 CallbackState.of(self.callbacks),
-                None if self.ledger is None else self.ledger.mark,
+                self._payment.mark,
             )
         )

@@ -11,8 +11,8 @@ from configs.schema import Recipe, TrainingSettings
 from data import Dataset, PreparedSplit
 from models import BuiltModel
 from training.calibration import resolved
-from training.drawing import run_length
 from training.fairness import Preparation
+from training.length import run_length
 from training.losses import recipe_loss
 from training.privacy.clip_watch import ClipWatch
 from training.privacy.group_releases import GroupReleases

@@ -21,11 +21,12 @@ from data.service import require_service
 from models import BuiltModel
 from training.calibration import resolved
 from training.checkpoints import Checkpoints
-from training.drawing import batching_of, run_length
+from training.drawing import batching_of
 from training.fairness import Mitigation, Preparation, PrivateTables
 from training.feeding import ReplicaFeed
 from training.frozen_features import count_computed, fits_in_memory, give_up, through_prefix
-from training.loop import Length, Loop
+from training.length import Length, run_length
+from training.loop import Loop
 from training.losses import recipe_loss
 from training.one_root import OneRoot
 from training.privacy.half_precision import use_whole_float32
@@ -127,7 +128,7 @@ class Session:
         )
         feed = ReplicaFeed(self.train, batching, self.strategy, self.recipe.data.service)
         graphs = step.trace(feed.element_spec)
-        refuse_uncompilable(self, graphs)
+        refuse_uncompilable(self, step, graphs)
         model = self.model.built.model
         # The whole model carries the optimizer, because that is where Keras callbacks look.
         model.optimizer = optimizer

@@ -16,6 +16,7 @@ from training.optimizers import build_optimizer
 from training.privacy.clip_watch import ClipWatch
 from training.privacy.plan import PrivacyPlan
 from training.steps import AdversarialStep, PlainStep, PrivateStep, TrainingStep
+from training.steps.compilation import CompiledPart
 from training.steps.loss_scaling import with_loss_scale
 from training.strategy import is_tpu
 from training.xla_operations import TPU, compiler_here, obstacles_of, refuse_obstacles
@@ -46,8 +47,7 @@ def step_of(
     common: dict[str, Any] = {
         "accumulates": accumulates,
         "l2": settings.l2,
-        # All that a TPU runs is compiled by XLA: around the replicas, and not within.
-        "jit_compile": settings.jit_compile and not is_tpu(strategy),
+        "jit_compile": settings.jit_compile,
         "group_weights": mitigation.weights,
         "terms": Terms.of(recipe.objective),
         "steps_per_execution": settings.steps_per_execution,
@@ -74,23 +74,24 @@ def needs_one_order(recipe: Recipe, plan: PrivacyPlan | None) -> bool:
     return recipe.training.seed is not None or (plan is not None and plan.needs_one_root)
 
 
-def refuse_uncompilable(session: Session, graphs: Sequence[tf.Graph]) -> None:
+def refuse_uncompilable(session: Session, step: TrainingStep, graphs: Sequence[tf.Graph]) -> None:
     """Refuses a step that XLA is to compile and cannot.
 
     Args:
-        session: Says whether it is to.
-        graphs: From `TrainingStep.trace`.
+        session: Says where it is to run, and whether in one order.
+        step: Says what of it is to be compiled.
+        graphs: From its `trace`.
 
     Raises:
         UserError: Names the first operation, its layer and the remedy.
     """
-    recipe, strategy = session.recipe, session.strategy
-    if not (is_tpu(strategy) or recipe.training.jit_compile):
+    if is_tpu(session.strategy):
+        compiler = TPU
+    elif step.compiled is CompiledPart.NOTHING:
         return
-    compiler = TPU
-    if not is_tpu(strategy):
+    else:
         compiler = compiler_here(
-            in_one_order=needs_one_order(recipe, session.plan),
-            within=strategy.num_replicas_in_sync > 1,
+            in_one_order=needs_one_order(session.recipe, session.plan),
+            within=step.compiled is CompiledPart.GRADIENTS,
         )
     refuse_obstacles(obstacles_of(graphs, session.model.trained, compiler), compiler)

@@ -11,7 +11,7 @@ then makes of it is measured on the TPU (`training.privacy.measured_precision`).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,12 +49,28 @@ def lowering_of(step: TrainingStep, batch: Any) -> Lowering:
         UserError: If XLA cannot translate it, or a size is left open.
     """
     try:
-        programs = step.lowered(batch)
+        programs = [hlo_of(*program) for program in step.replica_programs(batch)]
     except (ValueError, tf.errors.OpError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"training.strategy: XLA cannot translate the step: {error}") from error
     return read(programs)
+
+
+def hlo_of(function: Callable[..., Any], specifications: Sequence[Any]) -> str:
+    """A program as XLA takes it (HLO), before it optimizes.
+
+    Args:
+        function: Of tensors.
+        specifications: Of its arguments.
+
+    Raises:
+        ValueError: If XLA cannot take it; says why in XLA's words.
+    """
+    compiled = tf.function(function, autograph=False, jit_compile=True)
+    # It wants values, which it does not look at.
+    zeros = tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), specifications)
+    return str(compiled.experimental_get_compiler_ir(*zeros)(stage="hlo"))
 
 
 def read(programs: Sequence[str]) -> Lowering:

@@ -1,4 +1,4 @@
-"""Compares the scores that groups get: ranking, calibration, distribution, every threshold.
+"""Compares the scores that groups get: ranking, calibration, distribution.
 
 A score is the probability of one label; with several labels each is set against the rest.
 """
@@ -12,13 +12,27 @@ import numpy as np
 
 from configs.schema.evaluation import EvaluationSettings
 from evaluation.fairness import histograms
-from evaluation.fairness.comparison import Drawn, collect, large_groups
+from evaluation.fairness.comparison import large_groups
 from evaluation.fairness.definitions import Parity
 from evaluation.fairness.evidence import Evidence, ScoreEvidence
-from evaluation.fairness.histograms import COARSE_BINS, THRESHOLDS
+from evaluation.fairness.histograms import COARSE_BINS
 from evaluation.fairness.rates import divide, extremes
 from evaluation.fairness.tables import GroupTable
-from evaluation.fairness.uncertainty import interval, intervals, number, p_value, too_few
+from evaluation.fairness.threshold_curves import (
+    CURVE_DIGITS,
+    gaps_by_threshold,
+    rounded,
+    threshold_curves,
+)
+from evaluation.fairness.uncertainty import (
+    Drawn,
+    collect,
+    interval,
+    intervals,
+    number,
+    p_value,
+    too_few,
+)
 
 SCORE_GAPS: dict[str, Parity] = {
     "roc_auc_difference": "separation",
@@ -34,7 +48,6 @@ _UNDEFINED = {
     "calibration_error": "no examples",
 }
 _ROC_POINTS = 41
-_DIGITS = 4  # of curves: they are drawn, not computed with
 
 
 def compare_scores(
@@ -77,7 +90,7 @@ def compare_scores(
             permuted,
             settings.minimum_group_size,
         ),
-        "thresholds": _thresholds(evidence, scores, large, resampled),
+        "thresholds": threshold_curves(evidence.names, scores, large, resampled),
     }
 
 
@@ -105,7 +118,7 @@ def _of_tables(
 ) -> Drawn:
     selected, hits, positives = histograms.swept(histogram[:, large], edges)
     size = histogram[:, large].sum(axis=(-2, -1))[..., None]
-    parity, odds = _sweep_gaps(selected, hits, positives, size)
+    parity, odds = gaps_by_threshold(selected, hits, positives, size)
     return {
         **_values(histogram, edges, means),
         "kl_divergence": _largest(histograms.divergences(histogram[:, large], edges)),
@@ -127,21 +140,6 @@ def _largest(divergence: np.ndarray) -> np.ndarray:
     defined = ~np.isnan(flat)
     largest = np.where(defined, flat, -np.inf).max(axis=-1, initial=-np.inf)
     return np.where(np.isfinite(largest), largest, np.nan)
-
-
-def _sweep_gaps(
-    selected: np.ndarray, hits: np.ndarray, positives: np.ndarray, size: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Demographic parity and equalized odds difference by threshold, (..., thresholds)."""
-
-    def spread(rate: np.ndarray) -> np.ndarray:
-        lowest, highest = extremes(rate, axis=-2)
-        return highest - lowest
-
-    everyone = np.broadcast_to(size, selected.shape)
-    return spread(divide(selected, everyone)), np.maximum(
-        spread(divide(hits, positives)), spread(divide(selected - hits, everyone - positives))
-    )
 
 
 def _bin_means(scores: ScoreEvidence) -> np.ndarray:
@@ -213,9 +211,9 @@ def _groups(
             "kl_divergence_from_rest": number(histograms.divergences(pair, scores.edges)[0, 1]),
             "intervals": {one: [number(b[group]) for b in bounds[one]] for one in bounds},
             "reasons": {one: _UNDEFINED[one] for one, value in values.items() if value is None},
-            "histogram": [_rounded(one) for one in count[group]],
+            "histogram": [rounded(one) for one in count[group]],
             "calibration": [
-                [_rounded(score), _rounded(share)]
+                [rounded(score), rounded(share)]
                 for score, share in zip(means[group], shares[group], strict=True)
             ],
             "roc": _roc(histogram[group : group + 1]),
@@ -231,8 +229,8 @@ def _roc(histogram: np.ndarray) -> dict[str, list[float]] | None:
     grid = np.linspace(0, 1, _ROC_POINTS) ** 2  # closer together where curves rise
     points = np.interp(grid, false, np.maximum.accumulate(true))
     return {
-        "false_positive_rate": [round(float(one), _DIGITS) for one in grid],
-        "true_positive_rate": [round(float(one), _DIGITS) for one in points],
+        "false_positive_rate": [round(float(one), CURVE_DIGITS) for one in grid],
+        "true_positive_rate": [round(float(one), CURVE_DIGITS) for one in points],
     }
 
 
@@ -276,41 +274,3 @@ def _between(name: str, measured: Drawn, divergence: np.ndarray, names: list[str
         return [names[one], names[other]]
     values = measured[name.removesuffix("_difference")]
     return [names[np.nanargmin(values)], names[np.nanargmax(values)]]
-
-
-def _thresholds(
-    evidence: Evidence, scores: ScoreEvidence, large: np.ndarray, resampled: Drawn
-) -> dict[str, Any]:
-    histogram = scores.table.table.reshape(len(evidence.names), 2, -1)
-    selected, hits, positives = histograms.swept(histogram, scores.edges)
-    size = np.broadcast_to(histogram.sum(axis=(-2, -1))[:, None], selected.shape)
-    rates = {
-        "selection_rate": divide(selected, size),
-        "true_positive_rate": divide(hits, positives),
-        "false_positive_rate": divide(selected - hits, size - positives),
-    }
-    right = (size - positives - selected + 2 * hits).sum(axis=0) / size.sum(axis=0)
-    parity, odds = _sweep_gaps(selected[large], hits[large], positives[large], size[large])
-    gaps = {"demographic_parity_difference": parity, "equalized_odds_difference": odds}
-    return {
-        "thresholds": [_rounded(one) for one in THRESHOLDS],
-        "accuracy": [_rounded(one) for one in right],
-        "groups": {
-            name: {rate: [_rounded(one) for one in values[group]] for rate, values in rates.items()}
-            for group, name in enumerate(evidence.names)
-        },
-        "gaps": {name: _band(values, resampled.get(name)) for name, values in gaps.items()},
-    }
-
-
-def _band(values: np.ndarray, drawn: np.ndarray | None) -> dict[str, Any]:
-    band: dict[str, Any] = {"value": [_rounded(one) for one in values]}
-    if drawn is not None:
-        low, high = intervals(drawn)
-        band["low"] = [_rounded(one) for one in np.fmin(low, values)]
-        band["high"] = [_rounded(one) for one in np.fmax(high, values)]
-    return band
-
-
-def _rounded(value: Any) -> float | None:
-    return None if np.isnan(value) else round(float(value), _DIGITS)

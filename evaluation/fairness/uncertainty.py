@@ -7,6 +7,7 @@ zero, Phipson & Smyth 2010, "Permutation P-values Should Never Be Zero".
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ from evaluation.fairness.definitions import CONFIDENCE
 
 _TAIL = (1 - CONFIDENCE) / 2
 _EQUAL = 1e-12  # differences of the same counts that only rounding sets apart
+
+Drawn = dict[str, np.ndarray]
+"""Name of a measure -> its value in each drawn table, first axis."""
 
 
 def interval(value: float, drawn: np.ndarray) -> tuple[float | None, float | None]:
@@ -88,3 +92,9 @@ def too_few(gap: float, low: float | None, high: float | None) -> str | None:
 def number(value: Any) -> float | None:
     """A float for JSON; None where it is undefined."""
     return None if np.isnan(value) else float(value)
+
+
+def collect(tables: Iterator[np.ndarray], measure: Callable[[np.ndarray], Drawn]) -> Drawn:
+    """Measures tables chunk by chunk; empty where there are none."""
+    chunks = [measure(table) for table in tables]
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in (chunks or [{}])[0]}

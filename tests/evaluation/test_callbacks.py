@@ -10,8 +10,9 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.util import tensor_util
 
 from configs.schema import EvaluationSettings
-from evaluation.callbacks import FairnessCallback, PrivacyCallback, _write_training_scalars
+from evaluation.callbacks import FairnessCallback, PrivacyCallback
 from evaluation.coverage import marked_logs
+from evaluation.epoch_pages import write_training_scalars
 from tests.evaluation.conftest import from_answers
 
 EPOCHS = 2
@@ -171,7 +172,7 @@ def test_measurements_of_training_examples_are_marked_everywhere(tmp_path, predi
 
 def test_logs_of_groups_are_marked_unless_they_come_from_noisy_releases(tmp_path):
     with tf.summary.create_file_writer(str(tmp_path)).as_default(step=1):
-        _write_training_scalars({"multiplier: F": 0.25, "released multiplier: F": 0.5})
+        write_training_scalars({"multiplier: F": 0.25, "released multiplier: F": 0.5})
     events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0})
     events.Reload()
     assert _scalars(events, "5 training/multiplier: F (train, not covered by ε)") == [0.25]

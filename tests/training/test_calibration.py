@@ -6,7 +6,7 @@ import pytest
 
 from configs.schema import PrivacySettings, Recipe, SettingError, TrainingSettings
 from training.calibration import resolved
-from training.drawing import run_length
+from training.length import run_length
 from training.privacy.plan import PrivacyPlan
 
 EXAMPLES = 20_000

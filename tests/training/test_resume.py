@@ -176,15 +176,16 @@ def test_release_is_in_the_ledger_before_the_weights_change(recipe, tmp_path):
     loop = session.loop(run, [], ledger, verbose=0)
     before = weights_of(loop.model)
     seen = []
-    record = ledger.record
+    record = ledger.record_group
 
-    def spy(step: int, randomness: str) -> None:
-        record(step, randomness)
+    def spy(steps: range, randomness: str) -> None:
+        record(steps, randomness)
+        (step,) = steps
         seen.append((step, run.ledger.read_text().count('release": ')))
         if step == 0:
             assert_identical(weights_of(loop.model), before)
 
-    ledger.record = spy
+    ledger.record_group = spy
     loop.run()
     assert seen == [(step, step + 1) for step in range(10)]
 

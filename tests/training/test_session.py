@@ -21,7 +21,8 @@ from configs.schema import (
 )
 from evaluation.callbacks import PrivacyCallback
 from tests.training.conftest import PRIVATE, assert_identical, weights_of
-from training.drawing import physical_size, run_length
+from training.drawing import physical_size
+from training.length import run_length
 from training.privacy.ledger import Ledger
 from training.randomness import Randomness
 from training.run_directory import RunDirectory

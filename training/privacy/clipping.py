@@ -1,8 +1,8 @@
-"""The sum of clipped per-example gradients of any Keras model, by book-keeping.
+"""The sum of clipped per-example gradients of any Keras model.
 
-One forward pass with taps, one backward pass to the tapped outputs, then per layer a norm and,
-once every example's clip factor is known, a weighted sum. No second backward pass and, for the
-layers with a rule, no per-example gradients in memory.
+From the factored gradients that book-keeping gives (`training.privacy.book_keeping`): per layer a
+norm and, once every example's clip factor is known, a weighted sum. No second backward pass and,
+for the layers with a rule, no per-example gradients in memory.
 
 Guarantees (what epsilon depends on):
     The returned sum is `sum_i f_i g_i` where `g_i` is the gradient of example i's loss alone and
@@ -23,12 +23,11 @@ record with padding rows        its other rows count
 record of padding rows only     contributes exactly zero
 ==============================  ====================================================
 
-Source: Bu et al. 2023, book-keeping (arXiv:2210.00038); Abadi et al. 2016 (1607.00133).
+Source: Abadi et al. 2016 (arXiv:1607.00133); Bu et al. 2023, book-keeping (2210.00038).
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -36,17 +35,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from training.privacy.book_keeping import BookKept, per_example_gradients
+from training.privacy.book_keeping import PerExampleLoss as PerExampleLoss
 from training.privacy.clip_methods import ClipMethod, FlatClipping, Grouping
 from training.privacy.clip_methods.base import hard_factors
-from training.privacy.gradients import PerExampleGradient, merge
-from training.privacy.half_precision import Scaled, loss_scale, use_whole_float32
-from training.privacy.norms import named, norms_of, within_memory
-from training.privacy.records import by_record
-from training.privacy.taps import Sites, Tap, find_sites, tapped_forward
-
-# (labels (batch,), logits (batch, classes)) -> losses (batch,); of a model with several outputs
-# all of them, nested as the model gives them
-PerExampleLoss = Callable[[tf.Tensor, Any], tf.Tensor]
+from training.privacy.gradients import PerExampleGradient
+from training.privacy.half_precision import use_whole_float32
+from training.privacy.norms import named, norms_of
+from training.privacy.taps import Sites, find_sites
 
 
 @dataclass(frozen=True)
@@ -105,92 +101,6 @@ def clip_factors(
     return tf.where(kept, found, 0.0), mask & ~used
 
 
-@dataclass(frozen=True)
-class BookKept:
-    """What one forward and one backward pass leave of a batch.
-
-    Attributes:
-        gradients: Variable id -> factored gradient of every record; variables that the loss does
-            not reach are absent.
-        losses: float32 (batch,), zero where masked.
-        logits: float32 (batch, classes), or a nest of such.
-        backward: What the backward pass made; when all are there it is over.
-    """
-
-    gradients: dict[int, PerExampleGradient]
-    losses: tf.Tensor
-    logits: Any
-    backward: list[tf.Tensor]
-
-
-def per_example_gradients(
-    model: keras.Model,
-    loss: PerExampleLoss,
-    inputs: Any,
-    labels: tf.Tensor,
-    mask: tf.Tensor,
-    sites: Sites,
-    rows_per_record: int = 1,
-    memory_bytes: float | None = None,
-) -> BookKept:
-    """Factored gradients of every trainable variable for every record.
-
-    A record's gradient is the sum over its real rows divided by `rows_per_record`, a constant: rows
-    count alike, and a full record's gradient is of the size of one example's.
-    """
-    batch_size = mask.shape[0]
-    if batch_size is None:
-        raise ValueError("The batch size must be static. Received: mask of shape (None,)")
-    if batch_size % rows_per_record:
-        raise ValueError(
-            f"A batch must hold whole records of {rows_per_record} rows. Received: {batch_size} "
-            "rows"
-        )
-    scale = loss_scale(model)
-    with tf.GradientTape(watch_accessed_variables=False, persistent=False) as tape:
-        outputs, taps = tapped_forward(model, inputs, batch_size, sites, tape.watch)
-        # One by one: a cast of a list would stack its tensors along a new first axis.
-        logits = tf.nest.map_structure(lambda x: tf.cast(x, tf.float32), outputs)
-        losses = loss(labels, logits)
-        losses.shape.assert_is_compatible_with([batch_size])
-        # `where`, not a product: a padding row may hold anything, even a NaN loss.
-        losses = tf.where(mask, losses, 0.0)
-        total = tf.reduce_sum(losses) * (scale / rows_per_record)
-    flat = [output for tap in taps for output in tap.outputs]
-    backward = tape.gradient(total, flat)
-    flat_gradients = iter(backward)
-    uses: dict[int, list[PerExampleGradient]] = defaultdict(list)
-    for tap in taps:
-        gradients = [next(flat_gradients) for _ in tap.outputs]
-        for variable, gradient in _gradients_at(tap, gradients):
-            uses[id(variable)].append(gradient)
-
-    def of_records(gradient: PerExampleGradient) -> PerExampleGradient:
-        if rows_per_record == 1:
-            return gradient
-        # Before the rows are added up: a padding row may hold anything, a record's others not.
-        return by_record(gradient.zeroed_where(~mask), rows_per_record)
-
-    found = within_memory(
-        {key: of_records(merge(parts)) for key, parts in uses.items()}, memory_bytes
-    )
-    if scale != 1.0:
-        found = {key: Scaled(gradient, 1.0 / scale) for key, gradient in found.items()}
-    made = [tf.convert_to_tensor(gradient) for gradient in backward if gradient is not None]
-    return BookKept(found, losses, logits, made)
-
-
-def _gradients_at(tap: Tap, gradients: list[tf.Tensor | None]) -> list:
-    if all(gradient is None for gradient in gradients):
-        return []  # not on the way to the loss
-    dense = [
-        tf.zeros_like(output) if gradient is None else tf.convert_to_tensor(gradient)
-        for output, gradient in zip(tap.outputs, gradients, strict=True)
-    ]
-    with named("norms", tap.layer.path):
-        return tap.rule.gradients(tap.layer, tap.args, tap.kwargs, dense)
-
-
 def clipped_gradient_sum(
     model: keras.Model,
     loss: PerExampleLoss,
@@ -234,12 +144,49 @@ def clipped_gradient_sum(
     kept = per_example_gradients(
         model, loss, batch["inputs"], batch["labels"], mask, sites, rows_per_record, memory_bytes
     )
-    found = kept.gradients
     real = tf.reduce_any(tf.reshape(mask, [-1, rows_per_record]), axis=1)
     squared = _squared_norms(kept, variables, grouping, tf.zeros_like(real, tf.float32))
     bounds = tf.cast(bound, tf.float32) * tf.constant(grouping.shares, tf.float32)
     factors, bad = clip_factors(squared, real, bounds, method.factors)
     unusable = bad | ~real
+    whole = tf.reduce_sum(squared, axis=1)
+    # 0 x NaN is NaN: a batch with a non-finite example takes the slower path that replaces that
+    # example's rows by zeros; every other batch does not pay for it.
+    needs_zeroing = tf.reduce_any(unusable & ~tf.math.is_finite(whole))
+    gradients = _weighted_sums(
+        kept.gradients, variables, grouping, factors, unusable, needs_zeroing
+    )
+    relative = tf.sqrt(tf.maximum(squared, 0.0)) / method.limits(bounds)
+    bad_rows = mask & tf.repeat(bad, rows_per_record)
+    return ClippedSum(
+        gradients=gradients,
+        norms=tf.sqrt(tf.maximum(whole, 0.0)),
+        relative_norms=tf.reduce_max(relative, axis=1),
+        used=real & ~bad,
+        losses=tf.where(bad_rows, 0.0, kept.losses),
+        logits=kept.logits,
+        non_finite=tf.reduce_sum(tf.cast(bad_rows, tf.int32)),
+    )
+
+
+def _weighted_sums(
+    found: dict[int, PerExampleGradient],
+    variables: list[keras.Variable],
+    grouping: Grouping,
+    factors: tf.Tensor,
+    unusable: tf.Tensor,
+    needs_zeroing: tf.Tensor,
+) -> list[tf.Tensor]:
+    """Sums over records of factor times gradient, one a variable; zeros where none was found.
+
+    Args:
+        found: Variable id -> every record's gradient.
+        variables: The trainable ones.
+        grouping: Which group's factors are a variable's.
+        factors: float32 (records, groups), zero where `unusable`.
+        unusable: bool (records,), records that may hold anything.
+        needs_zeroing: bool (), whether any of them holds what zero times it is not zero.
+    """
     weights = tf.unstack(factors, axis=1)
     reached = [id(v) in found for v in variables]
 
@@ -252,10 +199,6 @@ def clipped_gradient_sum(
                 totals.append(tf.ensure_shape(total, v.shape))
         return totals
 
-    # 0 x NaN is NaN: a batch with a non-finite example takes the slower path that replaces that
-    # example's rows by zeros; every other batch does not pay for it.
-    whole = tf.reduce_sum(squared, axis=1)
-    needs_zeroing = tf.reduce_any(unusable & ~tf.math.is_finite(whole))
     summed = iter(
         tf.cond(
             needs_zeroing,
@@ -265,21 +208,10 @@ def clipped_gradient_sum(
         if any(reached)
         else []
     )
-    gradients = [
+    return [
         next(summed) if is_reached else tf.zeros(v.shape, tf.float32)
         for v, is_reached in zip(variables, reached, strict=True)
     ]
-    relative = tf.sqrt(tf.maximum(squared, 0.0)) / method.limits(bounds)
-    bad_rows = mask & tf.repeat(bad, rows_per_record)
-    return ClippedSum(
-        gradients=gradients,
-        norms=tf.sqrt(tf.maximum(whole, 0.0)),
-        relative_norms=tf.reduce_max(relative, axis=1),
-        used=real & ~bad,
-        losses=tf.where(bad_rows, 0.0, kept.losses),
-        logits=kept.logits,
-        non_finite=tf.reduce_sum(tf.cast(bad_rows, tf.int32)),
-    )
 
 
 def _by_rows(mask: tf.Tensor, rows_per_record: int) -> tuple[tf.Tensor, int]:

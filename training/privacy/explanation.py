@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from training.privacy.clipping import PerExampleLoss, per_example_gradients
+from training.privacy.book_keeping import PerExampleLoss, per_example_gradients
 from training.privacy.cost_model import Form, MatrixWork
 from training.privacy.norms import MatrixGradient, PerExampleGradient
 from training.privacy.rules import owned_variables

@@ -7,8 +7,9 @@ from typing import Any
 import tensorflow as tf
 
 from training.fairness import Adversary, AdversaryTask
-from training.steps.base import Noise, report_of
+from training.steps.drawn_noise import Noise
 from training.steps.plain import PlainStep
+from training.steps.totals import report_of
 
 
 class AdversarialStep(PlainStep):
@@ -40,7 +41,7 @@ class AdversarialStep(PlainStep):
         mask = batch["mask"]
         with tf.GradientTape(persistent=True) as tape:
             logits = tf.cast(self._model(batch["inputs"], training=True), tf.float32)
-            losses = tf.where(mask, self._loss_of(batch)(batch["labels"], logits), 0.0)
+            losses = tf.where(mask, self._loss.minimized(batch)(batch["labels"], logits), 0.0)
             total = tf.reduce_sum(losses)
             guessed = tf.reduce_sum(self._adversary.losses(batch, logits))
             scaled = self._scaling.up(total, mask), self._scaling.up(guessed, mask)
@@ -50,7 +51,8 @@ class AdversarialStep(PlainStep):
         own = tape.gradient(guessed, guesses, unconnected_gradients=zero)
         sums = [*self._scaling.down([*found[0], *found[1]], mask), *own]
         report = report_of(batch["labels"], logits, losses, mask, tf.zeros([]))
-        return sums, {**self._apart(report, logits, mask), "adversary_loss": guessed}
+        report = self._loss.with_leakage_apart(report, logits, mask)
+        return sums, {**report, "adversary_loss": guessed}
 
     def _release(self, sums: list[tf.Tensor], divisor: tf.Tensor, noise: Noise) -> list[tf.Tensor]:
         sums = super()._release(sums, divisor, noise)

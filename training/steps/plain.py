@@ -11,9 +11,10 @@ from training.fairness import Penalty
 from training.objective import OpacityModel
 from training.privacy.mechanisms import Draws
 from training.randomness import Randomness
-from training.steps.base import Noise, TrainingStep, report_of
+from training.steps.base import TrainingStep
+from training.steps.drawn_noise import Noise
 from training.steps.loss_scaling import LossScaling
-from training.steps.totals import StepTotals
+from training.steps.totals import StepTotals, report_of
 
 
 class PlainStep(TrainingStep):
@@ -33,7 +34,7 @@ class PlainStep(TrainingStep):
         super().__init__(*arguments, **further)
         self._scaling = LossScaling(self._optimizer)
         self._taken = 0
-        self._opacity = OpacityModel(self._model) if self._terms.opacity else None
+        self._opacity = OpacityModel(self._model) if self._loss.terms.opacity else None
 
     def _gradient_sum(self, batch: dict[str, Any]) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
         values = [v.value for v in self._variables]
@@ -42,7 +43,7 @@ class PlainStep(TrainingStep):
             logits, losses, opacity = self._forward(batch)
             losses = tf.where(mask, losses, 0.0)
             opacity = tf.reduce_sum(tf.where(mask, opacity, 0.0))
-            total = tf.reduce_sum(losses) + self._terms.opacity * opacity
+            total = tf.reduce_sum(losses) + self._loss.terms.opacity * opacity
             unfairness = tf.zeros([])
             if self._penalty is not None:
                 # Times the examples, because the sum will be divided by them.
@@ -54,15 +55,15 @@ class PlainStep(TrainingStep):
         sums = self._scaling.down(found, mask)
         if self.player is not None:
             # The task's own loss is what is told of, and what groups are compared by.
-            losses = tf.where(mask, self._task_loss_of(batch)(batch["labels"], logits), 0.0)
-            sums.append(self.player.table(batch, logits, self._loss(batch["labels"], logits)))
+            losses = tf.where(mask, self._loss.unpriced(batch)(batch["labels"], logits), 0.0)
+            sums.append(self.player.table(batch, logits, self._loss.task(batch["labels"], logits)))
         report = report_of(batch["labels"], logits, losses, mask, tf.zeros([]))
-        report = self._apart(report, logits, mask)
+        report = self._loss.with_leakage_apart(report, logits, mask)
         return sums, {**report, "unfairness": unfairness, "opacity": opacity}
 
     def _forward(self, batch: dict[str, Any]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Logits, losses and opacities of a batch, padding among them."""
-        loss = self._loss_of(batch)
+        loss = self._loss.minimized(batch)
         if self._opacity is not None:
             return self._opacity(batch, loss)
         logits = tf.cast(self._model(batch["inputs"], training=True), tf.float32)

@@ -9,14 +9,17 @@ import tensorflow as tf
 from training.privacy.adaptive_query import half_counts
 from training.privacy.clip_methods import CountedQuantile
 from training.privacy.clip_methods.base import LEAST_BOUND
-from training.privacy.clip_watch import ClipWatch, CountKeeper
+from training.privacy.clip_watch import ClipWatch, CountKeeper, WatchedCounts
 from training.privacy.clipping import ClippedSum, clipped_gradient_sum
 from training.privacy.mechanisms import Draws
 from training.privacy.noise_memory import NoiseMemory
 from training.privacy.plan import PrivacyPlan
 from training.privacy.taps import find_sites
 from training.randomness import Randomness
-from training.steps.base import Noise, TrainingStep, report_of
+from training.steps.base import TrainingStep
+from training.steps.compilation import CompiledPart
+from training.steps.drawn_noise import Noise
+from training.steps.totals import report_of
 
 
 class PrivateStep(TrainingStep):
@@ -49,8 +52,9 @@ class PrivateStep(TrainingStep):
         self._adapting = plan.clipping if isinstance(plan.clipping, CountedQuantile) else None
         self._bound = None if self._adapting is None else _bound(self._adapting, arguments[3])
         watch = plan.watch or watch
-        if watch is not None:
-            self._keeper = CountKeeper(watch, plan.noise_multiplier, arguments[3])
+        self._keeper = (
+            None if watch is None else CountKeeper(watch, plan.noise_multiplier, arguments[3])
+        )
         # The counts of who is clipped come last.
         self._further_shapes = (
             *([] if self._adapting is None else [()]),
@@ -63,8 +67,7 @@ class PrivateStep(TrainingStep):
                 plan.mechanism.slots,
                 plan.noise_stddev,
                 self._strategy,
-                jit_compile=further.get("jit_compile", False)
-                and self._strategy.num_replicas_in_sync == 1,
+                jit_compile=self.compiled is CompiledPart.STEP,
             )
 
     @property
@@ -80,6 +83,13 @@ class PrivateStep(TrainingStep):
             return {}
         return {self._adapting.released_as: float(tf.convert_to_tensor(self._bound))}
 
+    def begin_epoch(self) -> None:
+        if self._keeper is not None:
+            self._keeper.begin_epoch()
+
+    def watched(self) -> WatchedCounts | None:
+        return None if self._keeper is None else self._keeper.read()
+
     def draws(self, step: int, randomness: Randomness) -> Draws:
         # Bare counts take no noise, so that watching leaves all noise as it was.
         further = int(self._adapting is not None) + int(self._plan.watch is not None)
@@ -92,7 +102,7 @@ class PrivateStep(TrainingStep):
             clipping = self._adapting.in_use(bound)
         clipped = clipped_gradient_sum(
             self._model,
-            self._loss_of(batch),
+            self._loss.minimized(batch),
             batch,
             clipping,
             self._sites,
@@ -112,12 +122,12 @@ class PrivateStep(TrainingStep):
         """What to report of a physical batch: a tensor for each field of `StepTotals`."""
         losses, used = clipped.losses, tf.repeat(clipped.used, self._plan.rows_per_record)
         if self.player is not None:
-            task = self._task_loss_of(batch)(batch["labels"], clipped.logits)
-            losses = tf.where(batch["mask"] & used, task, 0.0)
+            unpriced = self._loss.unpriced(batch)(batch["labels"], clipped.logits)
+            losses = tf.where(batch["mask"] & used, unpriced, 0.0)
         report = report_of(
             batch["labels"], clipped.logits, losses, batch["mask"], clipped.non_finite
         )
-        return self._apart(report, clipped.logits, batch["mask"] & used)
+        return self._loss.with_leakage_apart(report, clipped.logits, batch["mask"] & used)
 
     def _release(self, sums: list[tf.Tensor], divisor: tf.Tensor, noise: Noise) -> list[tf.Tensor]:
         seeds, coefficients, slot = noise

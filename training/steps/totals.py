@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import tensorflow as tf
+
 
 @dataclass(frozen=True)
 class StepTotals:
@@ -28,3 +30,42 @@ class StepTotals:
     opacity: float = 0.0
     leakage: float = 0.0
     adversary_loss: float = 0.0
+
+    @classmethod
+    def read(cls, report: dict[str, tf.Tensor]) -> StepTotals:
+        """Of a report over all replicas; scalars."""
+        return cls(**{name: float(value) for name, value in report.items()})
+
+
+def report_of(
+    labels: tf.Tensor, logits: tf.Tensor, losses: tf.Tensor, mask: tf.Tensor, non_finite: tf.Tensor
+) -> dict[str, tf.Tensor]:
+    """`StepTotals` of one batch, as tensors of the graph.
+
+    Args:
+        labels: int (batch,).
+        logits: float32 (batch, classes).
+        losses: float32 (batch,), zero where padding or left out.
+        mask: bool (batch,), False where padding.
+        non_finite: (), examples left out.
+    """
+    right = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.cast(labels, tf.int32))
+    return {
+        "loss": tf.reduce_sum(losses),
+        "correct": tf.reduce_sum(tf.cast(right & mask, tf.float32)),
+        "examples": tf.reduce_sum(tf.cast(mask, tf.float32)),
+        "non_finite": tf.cast(non_finite, tf.float32),
+    }
+
+
+def over_replicas(
+    strategy: tf.distribute.Strategy, per_replica: dict[str, tf.Tensor]
+) -> dict[str, tf.Tensor]:
+    """Adds up what the replicas report."""
+    if strategy.num_replicas_in_sync == 1:
+        return per_replica
+    # As one vector: each reduction over several workers is a message that all wait for.
+    names = list(per_replica)
+    packed = strategy.run(lambda report: tf.stack([report[n] for n in names]), (per_replica,))
+    total = strategy.reduce(tf.distribute.ReduceOp.SUM, packed, axis=None)
+    return dict(zip(names, tf.unstack(total, num=len(names)), strict=True))

@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 import data
 from configs.schema.data import DataSettings, TfdsSettings
 from configs.schema.errors import SettingError, UserError
-from data.sources import tfds as source
+from data.sources import tfds_rows
 
 KEEP_ALL = {"validation_fraction": 0.0}
 FORMATS = ("array_record", "tfrecord")
@@ -114,7 +114,7 @@ def test_images_keep_their_encoded_bytes_and_their_own_sizes(directory):
 
 
 def test_only_images_held_in_memory_are_announced(directory, caplog):
-    with caplog.at_level("INFO", logger=source.__name__):
+    with caplog.at_level("INFO", logger=tfds_rows.__name__):
         _load(directory, image="image")
     notices = [record for record in caplog.records if "in memory" in record.getMessage()]
     assert bool(notices) == (
@@ -258,7 +258,7 @@ def test_an_example_without_a_label_is_named_or_skipped(tmp_path, file_format):
 def test_images_that_do_not_fit_in_memory_are_refused_with_the_remedy(tmp_path, monkeypatch):
     examples = {"train": [_example(number) for number in range(4)]}
     directory = _prepare(tmp_path, "tfrecord", examples)
-    monkeypatch.setattr(source, "MEMORY_LIMIT_BYTES", 100)
+    monkeypatch.setattr(tfds_rows, "MEMORY_LIMIT_BYTES", 100)
     with pytest.raises(UserError, match="file_format='array_record'"):
         _load(directory, image="image", test="train")
 

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from configs.schema import UserError, require
+from configs.schema import TrainingSettings, UserError, require
 from training.batching import Batching, physical_batches
+from training.drawing import physical_size
 from training.privacy.keras_api.sources import Source, Transform, source_of, source_of_columns
 from training.privacy.keras_api.streams import materialised, refuse_unsound
 from training.privacy.plan import PrivacyPlan
@@ -186,9 +187,6 @@ def _require_whole_records(plan: PrivacyPlan, size: int) -> None:
 
 def default_physical_size(plan: PrivacyPlan, *, replicas: int, size: int | None = None) -> int:
     """Rows of a physical batch over all replicas: room for most draws, a multiple of `replicas`."""
-    from configs.schema import TrainingSettings
-    from training.drawing import physical_size
-
     settings = TrainingSettings(
         steps=plan.steps, batch_size=plan.batch_size, physical_batch_size=size
     )

@@ -8,20 +8,17 @@ once at its end and a line in the ledger before that.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from configs.schema import UserError
 from data.faults import fault_in
 from training.batching import Batching
-from training.privacy.inspection import probe
 from training.privacy.keras_api.budget import Budget
 from training.privacy.keras_api.callbacks import callbacks_given, called_in_fit, history_of
 from training.privacy.keras_api.datasets import (
@@ -30,42 +27,22 @@ from training.privacy.keras_api.datasets import (
     require_planned_size,
     x_as_source,
 )
-from training.privacy.keras_api.layers import layers_of
-from training.privacy.keras_api.losses import labels_of, named_loss, per_example_loss
+from training.privacy.keras_api.losses import named_loss, per_example_loss
 from training.privacy.keras_api.naming import named_callbacks
+from training.privacy.keras_api.paid_steps import PaidSteps
+from training.privacy.keras_api.preparation import step_for
 from training.privacy.keras_api.requests import (
     refuse_callbacks,
     refuse_compile_arguments,
     refuse_fit_arguments,
 )
+from training.privacy.keras_api.root import FitRoot, context_of
 from training.privacy.keras_api.sources import Source
+from training.privacy.keras_api.spent import PrivacySpent
 from training.privacy.keras_api.step import KerasStep
-from training.privacy.keras_api.streams import refuse_batches_as_examples
 from training.privacy.keras_api.validation import Validation
 from training.privacy.keras_api.wrapped import WrappingModel
 from training.privacy.plan import PrivacyPlan
-from training.randomness import Randomness
-
-_PROBED_EXAMPLES = 4
-_SEEN = (
-    " On request (callbacks_see_training_metrics) callbacks of the user's own were shown bare "
-    "measurements of training examples: all of this holds only if none of them acted on training "
-    "because of these."
-)
-
-
-class PrivacySpent(NamedTuple):
-    """What a model's training has cost so far.
-
-    Attributes:
-        epsilon: Privacy loss of all releases.
-        delta: Probability with which epsilon may fail.
-        statement: The guarantee in words, with every assumption.
-    """
-
-    epsilon: float
-    delta: float
-    statement: str
 
 
 class PrivateModel(WrappingModel):
@@ -83,10 +60,9 @@ class PrivateModel(WrappingModel):
     ):
         super().__init__(model)
         self.plan = plan
-        self._budget, self._seed = budget, seed
+        self._budget, self._root = budget, FitRoot(plan, seed)
         self._callbacks_see = callbacks_see_training_metrics
         self._physical_batch_size = physical_batch_size
-        self._randomness: Randomness | None = None
         self._step: KerasStep | None = None
         self._carried: tuple[np.ndarray, ...] = ()
         self._loss: Any = None
@@ -94,7 +70,6 @@ class PrivateModel(WrappingModel):
         self._callbacks_named = ""
         # Names of what the metrics measure on training examples.
         self._measured: frozenset[str] = frozenset()
-        self._digest: str | None = None
 
     @property
     def releases(self) -> int:
@@ -103,10 +78,12 @@ class PrivateModel(WrappingModel):
 
     def privacy_spent(self) -> PrivacySpent:
         """Epsilon, delta and the guarantee in words, for all releases so far."""
-        text = self.plan.statement(self.releases, reproducible=self._seed is not None)
-        if self._callbacks_see:
-            text += _SEEN
-        return PrivacySpent(self.plan.epsilon(self.releases), self.plan.delta, text)
+        return PrivacySpent.on(
+            self.plan,
+            self.releases,
+            reproducible=self._root.reproducible,
+            callbacks_see=self._callbacks_see,
+        )
 
     def compile(
         self,
@@ -216,7 +193,7 @@ class PrivateModel(WrappingModel):
         epochs = initial_epoch + math.ceil(steps / per_epoch)
         source = x_as_source(self.plan, x, y, sample_weight, class_weight)
         require_planned_size(self.plan, source)
-        self._require_same_examples(source)
+        self._root.require_same_examples(source)
         given = callbacks_given(callbacks)
         refuse_callbacks(given)
         # As text, which Keras does not track.
@@ -238,9 +215,16 @@ class PrivateModel(WrappingModel):
             validation_batch_size or self.plan.batch_size,
             validation_freq,
         )
-        batching = self._batching(source)
-        first = self.releases
-        batches = iter(replicated(source, batching, self.distribute_strategy, first, first + steps))
+        batching, first = self._batching(source), self.releases
+        batches = replicated(source, batching, self.distribute_strategy, first, first + steps)
+        paid = PaidSteps(
+            step,
+            self._budget,
+            self._root(),
+            batching,
+            iter(batches),
+            in_one_call=self.steps_per_execution > 1,
+        )
         self.stop_training = False
         listed.on_train_begin()
         logs: dict[str, float] = {}
@@ -249,7 +233,7 @@ class PrivateModel(WrappingModel):
                 self.reset_metrics()
                 listed.on_epoch_begin(epoch)
                 done = (epoch - initial_epoch) * per_epoch
-                self._epoch(min(per_epoch, steps - done), step, batching, batches, listed)
+                self._epoch(min(per_epoch, steps - done), paid, listed)
                 logs = self._logs(step)
                 logs.update(validate(epoch, listed))
                 listed.on_epoch_end(epoch, logs)
@@ -269,40 +253,15 @@ class PrivateModel(WrappingModel):
         self.history = history_of(listed)
         return self.history
 
-    def _epoch(
-        self,
-        steps: int,
-        step: KerasStep,
-        batching: Batching,
-        batches: Iterator[Any],
-        callbacks: Any,
-    ) -> None:
+    def _epoch(self, steps: int, paid: PaidSteps, callbacks: Any) -> None:
         """Takes `steps` steps, calling batch callbacks every `steps_per_execution`."""
         done = 0
         while done < steps and not self.stop_training:
             stride = min(self.steps_per_execution, steps - done)
             callbacks.on_train_batch_begin(done)
-            self._take(stride, step, batching, batches)
+            paid.take(stride)
             done += stride
-            callbacks.on_train_batch_end(done - 1, self._logs(step))
-
-    def _take(
-        self, steps: int, step: KerasStep, batching: Batching, batches: Iterator[Any]
-    ) -> None:
-        first = self.releases
-        numbers = range(first, first + steps)
-        counts = [batching.count(number) for number in numbers]
-        draws = [step.draws(number, self._root()) for number in numbers]
-        if self.steps_per_execution > 1:
-            # Before any of the noisy gradients exists: a crash leaves budget spent, never lost.
-            self._budget.spend(self._root().fingerprint, steps)
-            step.take_group(batches, draws, counts)
-            return
-        for _ in range(counts[0] - 1):
-            step.add(next(batches))
-        last = next(batches)
-        self._budget.spend(self._root().fingerprint)  # likewise
-        step.finish(last, draws[0], accumulated=counts[0] > 1)
+            callbacks.on_train_batch_end(done - 1, self._logs(paid.step))
 
     def _logs(self, step: KerasStep) -> dict[str, float]:
         measured = {name: float(value) for name, value in self.get_metrics_result().items()}
@@ -316,65 +275,14 @@ class PrivateModel(WrappingModel):
         sampler = self.plan.sampler(self._root(), source.users)
         return Batching(sampler, size, replicas, self.plan.rows_per_record)
 
-    def _root(self) -> Randomness:
-        if self._randomness is None:
-            raise RuntimeError("The root of a private model's randomness is set by its first fit.")
-        return self._randomness
-
-    def _require_same_examples(self, source: Source) -> None:
-        """Refuses other data (as far as their digest tells) where an epoch may go on across fits.
-
-        Raises:
-            UserError: If an example could then take part twice in one epoch.
-        """
-        if not self.plan.needs_one_root:
-            return
-        digest = source.digest()
-        if self._digest not in (None, digest):
-            raise UserError(
-                f"fit(x, y): expected the arrays of the first fit, in their order (of a sequence: "
-                "item i the same at every reading): with "
-                f"{self.plan.sampling.method} sampling and {self.plan.mechanism.method} noise the "
-                "steps of a run depend on each other, and epsilon counts on each example's place."
-            )
-        self._digest = digest
-
     def _prepared_step(self, source: Source) -> KerasStep:
         """The traced step; refuses a model or loss that cannot be private before it is run."""
-        if self._randomness is None:
-            context = "" if self._seed is None else self._context(source)
-            self._randomness = Randomness.from_seed(self._seed, context)
+        self._root.begin(lambda: self._context(source))
         if self._step is not None:
             return self._step
-        few = tf.nest.map_structure(
-            tf.convert_to_tensor,
-            source.read(np.arange(min(_PROBED_EXAMPLES, source.num_examples))),
-        )
-        strategy = self.distribute_strategy
-        if not self.inner.built:
-            with strategy.scope():
-                self.inner(few["inputs"])
-            self.built = True
-        if not self.inner.trainable_variables:
-            raise UserError("model: has no trainable weight. Set trainable = True where it learns.")
-        refuse_batches_as_examples(self.inner, few["inputs"])
-        probe(self.inner, self._loss, few)
-        if strategy.num_replicas_in_sync > 1:
-            # Builds the metrics outside the replicas, which must not make variables.
-            self.test_on_batch(few["inputs"], labels_of(few["labels"]))
-            self.reset_metrics()
-        step = KerasStep(
-            self.inner,
-            self._loss,
-            self.optimizer,
-            strategy,
-            metrics_of=self,
-            plan=self.plan,
-            accumulates=True,
-            jit_compile=bool(self.jit_compile),
-            steps_per_execution=self.steps_per_execution,
-        )
-        step.trace(replicated(source, self._batching(source), strategy, 0, 0).element_spec)
+        step = step_for(self, self.plan, self._loss, source)
+        batches = replicated(source, self._batching(source), self.distribute_strategy, 0, 0)
+        step.trace(batches.element_spec)
         if self.releases:
             step.recall(self.releases, self._root())
         for variable, value in zip(step.state, self._carried, strict=False):
@@ -390,19 +298,12 @@ class PrivateModel(WrappingModel):
 
     def _context(self, source: Source) -> str:
         """What, beside the seed, names the random streams: runs that differ in it share none."""
-        weights = hashlib.blake2b(digest_size=16)
-        for value in self.inner.get_weights() if self.inner.built else ():
-            weights.update(value.tobytes())
-        parts = [
-            self.plan.to_dict(),
-            type(self.optimizer).__name__,
-            {k: v for k, v in self.optimizer.get_config().items() if k != "name"},
-            weights.hexdigest(),
-            source.content(),
+        return context_of(
+            self.inner,
+            self.optimizer,
+            self.plan,
+            source,
             self._physical_batch_size,
             self._loss_named,
             self._callbacks_named,
-            [v.trainable for v in self.inner.weights],
-            layers_of(self.inner),
-        ]
-        return json.dumps(parts, sort_keys=True, default=str)
+        )

@@ -13,7 +13,7 @@ import functools
 import hashlib
 import json
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -89,15 +89,25 @@ def _held(value: Any, depth: int, seen: dict[int, tuple[int, Any]]) -> Any:
     hold = functools.partial(_held, depth=depth - 1, seen=seen)
     if numbers is not None:
         return [numbers.shape, hold(numbers.tolist())]
-    if isinstance(value, Mapping):
-        return sorted(([hold(k), hold(v)] for k, v in value.items()), key=json.dumps)
-    if isinstance(value, (list, tuple, deque)):
-        return [hold(item) for item in value]
-    if isinstance(value, (set, frozenset)):
-        return sorted((hold(item) for item in value), key=json.dumps)
+    if isinstance(value, (Mapping, list, tuple, deque, set, frozenset)):
+        return _contained(value, hold)
     if id(value) in seen:
         return ["again", seen[id(value)][0]]
     seen[id(value)] = len(seen), value
+    return _made_of(value, hold)
+
+
+def _contained(value: Any, hold: Callable[[Any], Any]) -> list[Any]:
+    """What a container holds; in an order that does not hang on the process."""
+    if isinstance(value, Mapping):
+        return sorted(([hold(k), hold(v)] for k, v in value.items()), key=json.dumps)
+    if isinstance(value, (set, frozenset)):
+        return sorted((hold(item) for item in value), key=json.dumps)
+    return [hold(item) for item in value]
+
+
+def _made_of(value: Any, hold: Callable[[Any], Any]) -> list[Any]:
+    """What a function computes, or an object is and consists of."""
     if isinstance(value, FunctionType):
         enclosed = [_contents(cell) for cell in value.__closure__ or ()]
         given = [value.__defaults__, value.__kwdefaults__]

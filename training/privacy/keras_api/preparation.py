@@ -1,0 +1,62 @@
+"""From a compiled model and examples to a step: what cannot be private is refused here."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from configs.schema import UserError
+from training.privacy.clipping import PerExampleLoss
+from training.privacy.inspection import probe
+from training.privacy.keras_api.losses import labels_of
+from training.privacy.keras_api.sources import Source
+from training.privacy.keras_api.step import KerasStep
+from training.privacy.keras_api.streams import refuse_batches_as_examples
+from training.privacy.keras_api.wrapped import WrappingModel
+from training.privacy.plan import PrivacyPlan
+
+_PROBED_EXAMPLES = 4
+
+
+def step_for(
+    model: WrappingModel, plan: PrivacyPlan, loss: PerExampleLoss, source: Source
+) -> KerasStep:
+    """The step that trains `model.inner`; not yet traced, which refuses what its graph shows.
+
+    Args:
+        model: Compiled; built here, on the first examples, where it is not.
+        plan: Sets clipping and noise.
+        loss: Per-example, of `compile`'s.
+        source: The examples.
+
+    Raises:
+        UserError: If model or loss cannot be private; names layer and remedy.
+    """
+    inner, strategy = model.inner, model.distribute_strategy
+    few = tf.nest.map_structure(
+        tf.convert_to_tensor,
+        source.read(np.arange(min(_PROBED_EXAMPLES, source.num_examples))),
+    )
+    if not inner.built:
+        with strategy.scope():
+            inner(few["inputs"])
+        model.built = True
+    if not inner.trainable_variables:
+        raise UserError("model: has no trainable weight. Set trainable = True where it learns.")
+    refuse_batches_as_examples(inner, few["inputs"])
+    probe(inner, loss, few)
+    if strategy.num_replicas_in_sync > 1:
+        # Builds the metrics outside the replicas, which must not make variables.
+        model.test_on_batch(few["inputs"], labels_of(few["labels"]))
+        model.reset_metrics()
+    return KerasStep(
+        inner,
+        loss,
+        model.optimizer,
+        strategy,
+        metrics_of=model,
+        plan=plan,
+        accumulates=True,
+        jit_compile=bool(model.jit_compile),
+        steps_per_execution=model.steps_per_execution,
+    )
