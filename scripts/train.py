@@ -207,6 +207,11 @@ def _require_measurable(session: Session) -> None:
     from evaluation.fairness.membership import crossings
 
     settings, info = session.recipe.evaluation, session.dataset.info
+    if not len(session.dataset.test):
+        raise UserError(
+            f"The test split of {info.name} has no examples, so nothing could be measured. Name a "
+            "test split that has some, or none and a data.test_fraction above 0."
+        )
     known = [*info.groups, *settings.soft_groups]
     for attribute in settings.attributes or ():
         require(

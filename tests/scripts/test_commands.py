@@ -138,6 +138,24 @@ def test_label_column_that_is_not_there_is_refused_with_the_columns_there(capfd,
     assert not (tmp_path / "run").exists()
 
 
+def test_data_without_a_test_example_are_refused_before_training(capfd, tmp_path):
+    table, run = tmp_path / "people.csv", tmp_path / "run"
+    table.write_text("age,label\n" + "30,a\n60,b\n" * 20)
+    line = refused(
+        capfd,
+        "train",
+        "--data.source=csv",
+        f"--data.table.train={table}",
+        "--data.table.features=[age]",
+        "--data.test_fraction=0",
+        "--model.name=mlp",
+        "--training.steps=1",
+        f"--run={run}",
+    )
+    assert line.startswith("The test split of people has no examples")
+    assert not run.exists()
+
+
 def test_missing_recipe_is_refused(capfd, tmp_path):
     line = refused(capfd, "train", str(tmp_path / "none.yaml"), "--run", str(tmp_path / "run"))
     assert line.startswith(f"{tmp_path}/none.yaml: expected a recipe file")
