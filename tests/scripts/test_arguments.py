@@ -17,6 +17,7 @@ from configs.schema import (
     UserError,
 )
 from scripts.arguments import parse_recipe, recipe_parser, recipe_text
+from scripts.cli import main
 from scripts.wording import expectation, settings_of
 
 
@@ -107,6 +108,26 @@ def test_wrong_override_names_key_value_and_expectation(write, override, line):
     with pytest.raises(UserError) as error:
         parsed(write("{}"), override)
     assert str(error.value) == line
+
+
+# A command's own options, which are no settings -> the line.
+WRONG_OPTIONS = {
+    ("ledger",): "RUN: expected as an argument. Received: nothing",
+    ("train", "--run"): "--run: expected a value. Received: nothing",
+    ("train", "--local-workers=two"): "--local-workers: expected a whole number. Received: 'two'",
+    ("train", "--data.limit="): "data.limit: expected a whole number, or null. Received: ''",
+    ("check-private", "--convert=layer"): "--convert: expected one of group, frozen. Received: "
+    "'layer'",
+    ("data-service", "--port=x"): "--port: expected a whole number. Received: 'x'",
+    ("data-service", "--port=99999"): "--port: expected a port (1 to 65535), or 0: a free one. "
+    "Received: 99999",
+}
+
+
+@pytest.mark.parametrize(("argv", "line"), WRONG_OPTIONS.items(), ids=map(" ".join, WRONG_OPTIONS))
+def test_wrong_option_of_a_command_is_one_line_like_a_wrong_setting(capsys, argv, line):
+    assert main(argv) == 2
+    assert capsys.readouterr().err == f"sterling: {line}\n"
 
 
 def test_privacy_needs_one_of_epsilon_and_noise_multiplier():
