@@ -282,6 +282,23 @@ def test_export_of_a_private_run_does_not_carry_its_seed(finished_run):
     assert "seed: 3" in (finished_run / "config.yaml").read_text()
 
 
+def test_export_of_an_unfinished_private_run_says_so_and_what_its_ledger_holds(
+    capfd, finished_run, tmp_path
+):
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(finished_run, unfinished)
+    statement = (unfinished / "privacy.txt").read_text()
+    for name in ("evaluation.json", "privacy.txt"):
+        (unfinished / name).unlink()
+    shutil.rmtree(unfinished / "export")
+    capfd.readouterr()
+    assert main(["export", "--run", str(unfinished)]) == 0
+    assert "is not finished" in capfd.readouterr().out
+    assets = unfinished / "export" / "saved_model" / "assets"
+    assert (assets / "privacy.txt").read_text() == statement
+    assert not (assets / "evaluation.json").exists()
+
+
 def test_export_writes_both_formats_again(finished_run, tmp_path):
     output = tmp_path / "export"
     assert main(["export", "--run", str(finished_run), "--output", str(output)]) == 0
