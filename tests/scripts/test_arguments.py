@@ -147,7 +147,8 @@ WRONG_FILES = {
     "training: 3": "training: expected settings (epochs, steps,",
     "privacy: {epsilon: abc}": "privacy.epsilon: expected a number, or null. Received: 'abc'",
     "data: {source: mars}": "data.source: expected one of census, digits,",
-    "training: {epochs: 1, steps: 3}": "training.steps: expected either",
+    "training: {epochs: 1, steps: 3}": "training.steps: expected either training.epochs or "
+    "training.steps, not both (--training.steps=null counts epochs). Received: 3",
     "just words": "recipe.yaml: expected settings (data, model,",
     "data: {source: digits\nmodel: [": "recipe.yaml, line 2: expected YAML",
 }
