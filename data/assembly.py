@@ -199,7 +199,7 @@ def _label_names(source: Source, train: Rows, settings: DataSettings) -> tuple[s
     names = source.label_names or names_of_labels(train.labels)
     if len(names) < 2:
         raise UserError(
-            f"A classifier needs two or more labels; the training rows of {source.name} hold "
+            f"{train.source}: expected training rows of two labels or more, and they hold "
             f"{len(names)}: {list(names)}"
         )
     return names

@@ -99,6 +99,7 @@ class RecordFile:
 
         Raises:
             SettingError: A column is not there; the line lists those that are.
+            UserError: No row can be read at all; the line names the first.
         """
         wanted = list(wanted)
         missing = {column for _, column in wanted}
@@ -106,6 +107,8 @@ class RecordFile:
             missing.discard(column)
             if not missing:
                 return
+        if not self.columns:
+            self._refuse_unreadable()
         for key, column in wanted:
             require(
                 column not in missing,
@@ -113,6 +116,12 @@ class RecordFile:
                 column,
                 f"a column of {self.path}, which has {list(self.columns)}",
             )
+
+    def _refuse_unreadable(self) -> None:
+        for row in self.stream():
+            if isinstance(row.record, Unreadable):
+                raise UserError(f"{self.path}, row {row.line}: {row.record.problem}")
+        raise UserError(f"{self.path}: expected rows, and it has none.")
 
     def read_again(self, spans: Iterable[tuple[int, int]]) -> list[Mapping[str, Any]]:
         """Returns the records that lie at (start, stop), in that order.
@@ -175,7 +184,7 @@ def read_csv(path: Path) -> RecordFile:
     """Opens a CSV file (RFC 4180, UTF-8, the first row names the columns).
 
     Raises:
-        UserError: There is no header, or it names a column twice.
+        UserError: There is no header, it is no UTF-8 text, or it names a column twice.
     """
     # The default limit of 128 KiB a field is less than some documents.
     csv.field_size_limit(sys.maxsize)
@@ -187,6 +196,10 @@ def read_csv(path: Path) -> RecordFile:
         _, _, header = next(_csv_rows(lines), (1, 0, []))
     if not isinstance(header, list) or not header:
         raise UserError(f"{path}: expected a first row naming the columns")
+    if not _is_text(header):
+        raise UserError(
+            f"{path}: expected UTF-8 text, and its first row is none. Save it as CSV in UTF-8."
+        )
     repeated = sorted({name for name in header if header.count(name) > 1})
     if repeated:
         raise UserError(f"{path}: the first row names columns more than once: {repeated}")
@@ -258,11 +271,22 @@ def _csv_record(row: list[str] | Unreadable, header: list[str]) -> Mapping[str, 
         return row
     if len(row) != len(header):
         return Unreadable(f"{len(row)} fields where the header has {len(header)}")
+    if not _is_utf8(row):
+        return Unreadable("not UTF-8")
+    return {name: value or None for name, value in zip(header, row, strict=True)}
+
+
+def _is_utf8(row: list[str]) -> bool:
     try:
         "".join(row).encode()
     except UnicodeEncodeError:
-        return Unreadable("not UTF-8")
-    return {name: value or None for name, value in zip(header, row, strict=True)}
+        return False
+    return True
+
+
+def _is_text(header: list[str]) -> bool:
+    # UTF-16 and spreadsheets' own files show by their NUL bytes.
+    return _is_utf8(header) and not any("\0" in name for name in header)
 
 
 def _json_record(content: bytes) -> Mapping[str, Any] | Unreadable:

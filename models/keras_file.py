@@ -59,8 +59,10 @@ def load_keras(path: str | Path) -> keras.Model:
         with zipfile.ZipFile(path) as archive:
             config = archive.read("config.json").decode("utf-8")
             listed = json.loads(archive.read(_TRAINABLE)) if _is_ours(archive) else None
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not a readable .keras file: {error}") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: expected a .keras file, as Keras saves it ({error}).") from error
     for word, module in _REGISTERING_MODULES.items():
         if word in config:
             importlib.import_module(module)

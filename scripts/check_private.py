@@ -23,7 +23,7 @@ import jsonargparse
 
 from configs.schema import FairnessSettings, Recipe, SettingError, UserError
 from scripts.arguments import new_parser, parse, parse_sections, recipe_parser, recipe_text
-from scripts.command import run_command
+from scripts.command import run_command, start_tensorflow
 
 # What `--convert` is called -> what a ResNet50's recipe calls it.
 Conversion = Literal["group", "frozen"]
@@ -41,7 +41,9 @@ def main(argv: Sequence[str]) -> None:
         parser.add_argument("--model", help="A model saved by Keras.")
         _add_conversion(parser)
         options = parse(parser, argv)
-        check_file(Path(options.model), options.convert, _output(options, ".keras"))
+        output = _output(options, ".keras")
+        start_tensorflow(debug=options.debug)
+        check_file(Path(options.model), options.convert, output)
         return
     parser = recipe_parser("check-private", "[RECIPE.yaml]", __doc__)
     _add_conversion(parser)
@@ -53,7 +55,9 @@ def main(argv: Sequence[str]) -> None:
     sections, _, options = parse_sections(parser, argv)
     refused = _set_aside_refused(sections)
     recipe = Recipe(**sections)
-    check(recipe, options.convert, _output(options, ".yaml"), refused)
+    output = _output(options, ".yaml")
+    start_tensorflow(debug=options.debug)
+    check(recipe, options.convert, output, refused)
     if options.explain:
         explain_recipe(recipe)
 

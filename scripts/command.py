@@ -109,7 +109,7 @@ def start_tensorflow(*, debug: bool) -> None:
         os.dup2(aside.fileno(), 2)
         try:
             importlib.import_module("tensorflow")
-        except BaseException:
+        except Exception:
             aside.seek(0)
             os.write(terminal, aside.read())
             raise

@@ -9,8 +9,8 @@ from __future__ import annotations
 import signal
 from collections.abc import Sequence
 
-from configs.schema import SettingError
-from scripts.arguments import new_parser
+from configs.schema import SettingError, require
+from scripts.arguments import new_parser, parse
 from scripts.command import start_tensorflow
 
 
@@ -26,10 +26,16 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--host", type=str, default="localhost", help="Name by which trainers reach this machine."
     )
-    arguments = parser.parse_args(list(argv))
+    arguments = parse(parser, argv)
     join: str | None = arguments.join
     if join is not None and not join.startswith("grpc://"):
         raise SettingError("--join", join, "grpc://HOST:PORT of a dispatcher")
+    require(
+        0 <= arguments.port < 65536,
+        "--port",
+        arguments.port,
+        "a port (1 to 65535), or 0: a free one",
+    )
     start_tensorflow(debug=arguments.debug)
     import tensorflow as tf
 

@@ -83,6 +83,8 @@ def main(argv: Sequence[str]) -> None:
         seconds=seconds,
         paths={"Evaluation": output},
     )
+    if not run.evaluation.exists():
+        print(f"{run.root}: this run is not finished; what was measured is its newest checkpoint.")
 
 
 def _run_of(argv: Sequence[str]) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from configs.schema import Recipe, SettingError, UserError
 from scripts.arguments import (
@@ -18,6 +19,9 @@ from scripts.arguments import (
 from scripts.command import run_command, start_tensorflow
 from scripts.decisions import read_decision
 from training.files import is_local, on_disk, path_of
+
+if TYPE_CHECKING:
+    from training.run_directory import RunDirectory
 
 _FORMATS = ("keras", "huggingface")
 
@@ -63,22 +67,41 @@ def main(argv: Sequence[str]) -> None:
             raise SettingError("--output", str(output), "a folder on a disk with huggingface")
         models.save_huggingface(built, output, info.label_names)
     else:
-        kept = {"privacy.txt": run.privacy_statement, "evaluation.json": run.evaluation}
+        evaluation = {"evaluation.json": run.evaluation} if run.evaluation.exists() else {}
         export(
             built,
             output,
             info.label_names,
             {
                 "recipe.yaml": recipe_text(publishable(recipe)),
-                **{
-                    name: path.read_text(encoding="utf-8")
-                    for name, path in kept.items()
-                    if path.exists()
-                },
+                "privacy.txt": _statement(run, recipe) + "\n",
+                **{name: path.read_text(encoding="utf-8") for name, path in evaluation.items()},
             },
             read_decision(run),
         )
     print(f"Exported to {output}")
+    if not run.evaluation.exists():
+        print(f"{run.root}: this run is not finished; what was exported is its newest checkpoint.")
+
+
+def _statement(run: RunDirectory, recipe: Recipe) -> str:
+    """The guarantee in words, of an unfinished run too: of what its ledger holds.
+
+    Raises:
+        UserError: If the run is private and its ledger is lost.
+    """
+    from training.outcome import describe_privacy
+    from training.privacy.ledger import Ledger
+
+    if run.privacy_statement.exists():
+        return run.privacy_statement.read_text(encoding="utf-8").strip()
+    if not recipe.privacy.enabled:
+        return "Trained without differential privacy."
+    if not run.ledger.exists():
+        raise run.lost_ledger()
+    seeded = recipe.training.seed is not None
+    privacy = describe_privacy(Ledger.existing(run.ledger), reproducible=seeded)
+    return str((privacy or {})["statement"])
 
 
 def recipe_of(config: Path) -> Recipe:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from configs.schema import Recipe, require
+from configs.schema import Recipe, UserError, require
 
 if TYPE_CHECKING:
     from data import Dataset
@@ -63,6 +63,11 @@ def require_measurable(session: Session) -> None:
     from evaluation.fairness.membership import crossings
 
     settings, info = session.recipe.evaluation, session.dataset.info
+    if not len(session.dataset.test):
+        raise UserError(
+            f"The test split of {info.name} has no examples, so nothing could be measured. Name a "
+            "test split that has some, or none and a data.test_fraction above 0."
+        )
     known = [*info.groups, *settings.soft_groups]
     for attribute in settings.attributes or ():
         require(

@@ -27,8 +27,21 @@ _WORDS: dict[Any, tuple[str, str]] = {
     type(None): ("null", "nulls"),
 }
 _KEY = re.compile(r'^(?:Parser key )?"?(?P<key>[\w.]+)"?:\s')
+# What a parser says of a command's own options, which are no settings.
+_MISSING = re.compile(r"^the following arguments are required: (?P<names>.+)$")
+_NO_VALUE = re.compile(
+    r"^argument (?P<option>--[\w.-]+).*: expected (?:one|at least one) argument$"
+)
+_CHOICE = re.compile(
+    r"^argument (?P<option>--[\w-]+): invalid choice: '(?P<value>.*)' \(choose from (?P<of>.*)\)$"
+)
+_OPTION = re.compile(
+    r'^Parser key "(?P<option>\w+)":\s+Expected an? <class .(?P<kind>\w+).>\. '
+    r"Got value: (?P<value>.*)$"
+)
 _VALUE = re.compile(
-    r"(?:Given value: |Got value: |Unable to load config ')(?P<value>.*?)(?:' - .*)?$", re.DOTALL
+    r"(?:Given value:\s*|Got value:\s*|Unable to load config ')(?P<value>.*?)(?:' - .*)?$",
+    re.DOTALL,
 )
 
 
@@ -124,6 +137,22 @@ def unknown(key: str, value: Any, shown: str | None = None) -> SettingError:
     return SettingError(shown or key, value, f"the name of a setting{meant}")
 
 
+def _of_an_option(message: str) -> UserError | None:
+    """The error for an option that a command has beside the recipe's settings."""
+    if found := _MISSING.match(message):
+        return UserError(f"{found['names'].upper()}: expected as an argument. Received: nothing")
+    if found := _NO_VALUE.match(message):
+        return UserError(f"{found['option']}: expected a value. Received: nothing")
+    if found := _CHOICE.match(message):
+        choices = found["of"].replace("'", "")
+        return SettingError(found["option"], found["value"], f"one of {choices}")
+    if found := _OPTION.match(message):
+        words = {kind.__name__: words for kind, (words, _) in _WORDS.items() if kind is not Any}
+        option = f"--{found['option'].replace('_', '-')}"
+        return SettingError(option, found["value"], words.get(found["kind"], found["kind"]))
+    return None
+
+
 def reworded(message: str) -> UserError:
     """A parser's complaint as an error that names key, value and what was expected."""
     message = message.strip()
@@ -135,6 +164,9 @@ def reworded(message: str) -> UserError:
             )
         key, _, value = argument[2:].partition("=")
         return unknown(key, value, shown=f"--{key}")
+    of_an_option = _of_an_option(message)
+    if of_an_option is not None:
+        return of_an_option
     key_found, value_found = _KEY.match(message), _VALUE.search(message)
     kind = settings_of().get(key_found["key"]) if key_found else None
     if key_found and value_found and kind is not None:

@@ -47,7 +47,7 @@ def path_of(location: str | AnyPath) -> Path:
     except (ImportError, ValueError) as error:
         raise UserError(
             f"{text}: no filesystem for {protocol}:// is installed ({error}). For gs:// and s3://: "
-            "pip install 'sterling[remote]'."
+            "pip install -e '.[remote]' in Sterling's folder."
         ) from error
     return cast(Path, UPath(text))
 

@@ -101,7 +101,8 @@ class TrainingSettings:
             (self.epochs is None) or (self.steps is None),
             "training.steps",
             self.steps,
-            "either training.epochs or training.steps, not both",
+            "either training.epochs or training.steps, not both (--training.steps=null counts "
+            "epochs)",
         )
         require(
             self.epochs is None or 0 < self.epochs < inf,

@@ -47,6 +47,13 @@ def load(settings: DataSettings) -> Dataset:
         for name, value in given.items()
         if name == "train" or value is not None
     }
+    require(
+        not folder.groups or places["train"].is_file(),
+        "data.image_folder.groups",
+        folder.groups,
+        "none, because data.image_folder.train is a folder, which names no groups; or a CSV file "
+        "with those columns",
+    )
     checks = settings.cache == "memory"
     column = ImageFileColumn if checks else CheckedImageColumn
     rows = {

@@ -64,6 +64,25 @@ def test_a_csv_without_a_usable_header_is_refused(tmp_path, content):
         _csv(tmp_path, content)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_header_that_is_no_utf_8_is_refused_as_such(tmp_path, encoding):
+    path = tmp_path / "rows.csv"
+    path.write_text("größe,b\n1,2\n", encoding=encoding)
+    with pytest.raises(UserError, match=r"rows\.csv: expected UTF-8 text"):
+        read_csv(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [("a,b\n1,2\n", r"rows\.jsonl, row 1: not JSON"), ("\n", r"rows\.jsonl: expected rows")],
+)
+def test_a_file_of_another_form_is_named_as_such_and_not_for_its_columns(tmp_path, content, line):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(content)
+    with pytest.raises(UserError, match=line):
+        read_jsonl(path).require_columns([("data.table.text", "text")])
+
+
 def test_rows_after_an_unreadable_json_line_are_still_read(tmp_path):
     content = b'{"a": 1}\n\n{"a": \n[1]\n{"a": "\xff"}\n' + b"[" * 100_000 + b'\n{"b": null}\n'
     lines = _jsonl(tmp_path, content)

@@ -115,5 +115,5 @@ def test_repeated_label_names_are_refused(people):
 def test_data_with_one_label_is_refused(tmp_path):
     path = tmp_path / "same.csv"
     path.write_text("text,label,town\na,yes,x\nb,yes,y\n")
-    with pytest.raises(UserError, match="two or more labels"):
+    with pytest.raises(UserError, match="two labels or more, and they hold 1"):
         data.load(_settings(path))

@@ -17,6 +17,7 @@ from configs.schema import (
     UserError,
 )
 from scripts.arguments import parse_recipe, recipe_parser, recipe_text
+from scripts.cli import main
 from scripts.wording import expectation, settings_of
 
 
@@ -109,6 +110,26 @@ def test_wrong_override_names_key_value_and_expectation(write, override, line):
     assert str(error.value) == line
 
 
+# A command's own options, which are no settings -> the line.
+WRONG_OPTIONS = {
+    ("ledger",): "RUN: expected as an argument. Received: nothing",
+    ("train", "--run"): "--run: expected a value. Received: nothing",
+    ("train", "--local-workers=two"): "--local-workers: expected a whole number. Received: 'two'",
+    ("train", "--data.limit="): "data.limit: expected a whole number, or null. Received: ''",
+    ("check-private", "--convert=layer"): "--convert: expected one of group, frozen. Received: "
+    "'layer'",
+    ("data-service", "--port=x"): "--port: expected a whole number. Received: 'x'",
+    ("data-service", "--port=99999"): "--port: expected a port (1 to 65535), or 0: a free one. "
+    "Received: 99999",
+}
+
+
+@pytest.mark.parametrize(("argv", "line"), WRONG_OPTIONS.items(), ids=map(" ".join, WRONG_OPTIONS))
+def test_wrong_option_of_a_command_is_one_line_like_a_wrong_setting(capsys, argv, line):
+    assert main(argv) == 2
+    assert capsys.readouterr().err == f"sterling: {line}\n"
+
+
 def test_privacy_needs_one_of_epsilon_and_noise_multiplier():
     with pytest.raises(UserError, match=r"^privacy\.noise_multiplier: expected null .* 1\.0$"):
         parsed("--privacy.enabled=true", "--privacy.epsilon=3", "--privacy.noise_multiplier=1")
@@ -126,7 +147,8 @@ WRONG_FILES = {
     "training: 3": "training: expected settings (epochs, steps,",
     "privacy: {epsilon: abc}": "privacy.epsilon: expected a number, or null. Received: 'abc'",
     "data: {source: mars}": "data.source: expected one of census, digits,",
-    "training: {epochs: 1, steps: 3}": "training.steps: expected either",
+    "training: {epochs: 1, steps: 3}": "training.steps: expected either training.epochs or "
+    "training.steps, not both (--training.steps=null counts epochs). Received: 3",
     "just words": "recipe.yaml: expected settings (data, model,",
     "data: {source: digits\nmodel: [": "recipe.yaml, line 2: expected YAML",
 }

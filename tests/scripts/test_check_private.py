@@ -146,4 +146,4 @@ def test_impossible_conversion_ends_with_one_line(capsys, model_file, arguments,
 def test_file_that_is_no_model_is_refused(capsys, tmp_path) -> None:
     (tmp_path / "text.keras").write_text("hello")
     assert main(["check-private", str(tmp_path / "text.keras")]) == 2
-    assert "not a readable .keras file" in capsys.readouterr().err
+    assert "expected a .keras file" in capsys.readouterr().err

@@ -138,6 +138,24 @@ def test_label_column_that_is_not_there_is_refused_with_the_columns_there(capfd,
     assert not (tmp_path / "run").exists()
 
 
+def test_data_without_a_test_example_are_refused_before_training(capfd, tmp_path):
+    table, run = tmp_path / "people.csv", tmp_path / "run"
+    table.write_text("age,label\n" + "30,a\n60,b\n" * 20)
+    line = refused(
+        capfd,
+        "train",
+        "--data.source=csv",
+        f"--data.table.train={table}",
+        "--data.table.features=[age]",
+        "--data.test_fraction=0",
+        "--model.name=mlp",
+        "--training.steps=1",
+        f"--run={run}",
+    )
+    assert line.startswith("The test split of people has no examples")
+    assert not run.exists()
+
+
 def test_missing_recipe_is_refused(capfd, tmp_path):
     line = refused(capfd, "train", str(tmp_path / "none.yaml"), "--run", str(tmp_path / "run"))
     assert line.startswith(f"{tmp_path}/none.yaml: expected a recipe file")
@@ -262,6 +280,23 @@ def test_export_of_a_private_run_does_not_carry_its_seed(finished_run):
     exported = finished_run / "export" / "saved_model" / "assets" / "recipe.yaml"
     assert "seed: null" in exported.read_text()
     assert "seed: 3" in (finished_run / "config.yaml").read_text()
+
+
+def test_export_of_an_unfinished_private_run_says_so_and_what_its_ledger_holds(
+    capfd, finished_run, tmp_path
+):
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(finished_run, unfinished)
+    statement = (unfinished / "privacy.txt").read_text()
+    for name in ("evaluation.json", "privacy.txt"):
+        (unfinished / name).unlink()
+    shutil.rmtree(unfinished / "export")
+    capfd.readouterr()
+    assert main(["export", "--run", str(unfinished)]) == 0
+    assert "is not finished" in capfd.readouterr().out
+    assets = unfinished / "export" / "saved_model" / "assets"
+    assert (assets / "privacy.txt").read_text() == statement
+    assert not (assets / "evaluation.json").exists()
 
 
 def test_export_writes_both_formats_again(finished_run, tmp_path):

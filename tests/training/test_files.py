@@ -151,7 +151,7 @@ def test_url_without_its_package_says_what_to_install(url):
     else:
         if url.startswith("gs"):
             pytest.skip("gcsfs is installed")
-    with pytest.raises(UserError, match=r"pip install 'sterling\[remote\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[remote\]'"):
         path_of(url)
 
 

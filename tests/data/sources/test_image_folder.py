@@ -169,6 +169,11 @@ def test_a_folder_without_classes_is_refused(tmp_path, make):
         _load(tmp_path / make)
 
 
+def test_groups_that_a_folder_cannot_name_are_refused_and_not_forgotten(folder):
+    with pytest.raises(SettingError, match=r"data\.image_folder\.groups: expected none, because"):
+        _load(folder, groups=["town"])
+
+
 def test_a_folder_beside_a_csv_with_groups_is_refused(table, folder):
     with pytest.raises(SettingError, match=r"data\.image_folder\.test: .*the same groups"):
         _load(table, groups=["town"], test=str(folder))
