@@ -109,13 +109,11 @@ class RecordFile:
                 return
         if not self.columns:
             self._refuse_unreadable()
+        has = f"a column of {self.path}, which has {list(self.columns)}"
+        if len(self.columns) == 1 and any(mark in self.columns[0] for mark in ";\t|"):
+            has += " (columns are separated by commas)"
         for key, column in wanted:
-            require(
-                column not in missing,
-                key,
-                column,
-                f"a column of {self.path}, which has {list(self.columns)}",
-            )
+            require(column not in missing, key, column, has)
 
     def _refuse_unreadable(self) -> None:
         for row in self.stream():

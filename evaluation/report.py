@@ -127,7 +127,7 @@ def _extremes(comparison: Mapping[str, Any], gap: Mapping[str, Any]) -> str:
     label = gap["label"]
     return "\n".join(
         f"{name} {comparison['groups'][name]['rates'][label]['selection_rate']:.1%}"
-        for name in gap["between"]
+        for name in dict.fromkeys(gap["between"])  # one, where all are selected alike
     )
 
 

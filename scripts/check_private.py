@@ -3,7 +3,7 @@
 A recipe, or a model of your own in a `.keras` file:
 
     sterling check-private RECIPE.yaml [--explain] [--convert group --output NEW.yaml]
-    sterling check-private --model MODEL.keras [--convert frozen --output NEW.keras]
+    sterling check-private MODEL.keras [--explain] [--convert frozen --output NEW.keras]
 
 Of a recipe with privacy also what its plan and fairness settings would be refused for.
 
@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import jsonargparse
 
-from configs.schema import FairnessSettings, Recipe, SettingError, UserError
+from configs.schema import FairnessSettings, Recipe, SettingError, UserError, require
 from scripts.arguments import new_parser, parse, parse_sections, recipe_parser, recipe_text
 from scripts.command import run_command, start_tensorflow
 
@@ -40,18 +40,21 @@ def main(argv: Sequence[str]) -> None:
         parser = new_parser("check-private", "--model MODEL.keras", __doc__)
         parser.add_argument("--model", help="A model saved by Keras.")
         _add_conversion(parser)
+        _add_explanation(parser)
+        parser.add_argument(
+            "--batch-size", type=int, default=32, help="Examples that the explanation is for."
+        )
         options = parse(parser, argv)
         output = _output(options, ".keras")
+        require(options.batch_size > 0, "--batch-size", options.batch_size, "a positive number")
         start_tensorflow(debug=options.debug)
         check_file(Path(options.model), options.convert, output)
+        if options.explain:
+            explain_file(output or Path(options.model), options.batch_size)
         return
     parser = recipe_parser("check-private", "[RECIPE.yaml]", __doc__)
     _add_conversion(parser)
-    parser.add_argument(
-        "--explain",
-        action="store_true",
-        help="Also say how each trained variable is clipped, and what that costs.",
-    )
+    _add_explanation(parser)
     sections, _, options = parse_sections(parser, argv)
     refused = _set_aside_refused(sections)
     recipe = Recipe(**sections)
@@ -144,6 +147,22 @@ def check_file(path: Path, convert: Conversion | None = None, output: Path | Non
     print(f"{output}: written")
 
 
+def explain_file(path: Path, batch_size: int) -> None:
+    """Prints how the engine clips each trained variable of a model in a `.keras` file."""
+    import tensorflow as tf
+
+    from models import load_keras
+    from training.privacy.explanation import explain, print_explanations
+
+    def any_loss(labels: tf.Tensor, outputs: Any) -> tf.Tensor:
+        # The choices hang on shapes, not on what is made of the outputs.
+        return tf.add_n(
+            [tf.reduce_sum(x, range(1, len(x.shape))) for x in tf.nest.flatten(outputs)]
+        )
+
+    print_explanations(explain(load_keras(path), any_loss, batch_size))
+
+
 def _set_aside_refused(sections: dict[str, Any]) -> list[UserError]:
     """Why the fairness section cannot be had with privacy; the rest is looked at without it."""
     if not sections["privacy"].enabled:
@@ -208,6 +227,14 @@ def _add_conversion(parser: jsonargparse.ArgumentParser) -> None:
         help="Exchange batch normalization for group normalization or fixed statistics.",
     )
     parser.add_argument("--output", help="Where the converted recipe or model is written.")
+
+
+def _add_explanation(parser: jsonargparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="Also say how each trained variable is clipped, and what that costs.",
+    )
 
 
 def _output(options: Any, suffix: str) -> Path | None:

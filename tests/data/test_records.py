@@ -113,6 +113,11 @@ def test_a_missing_column_names_key_value_and_the_columns_there_are(tmp_path):
     assert str(error.value).endswith("Received: 'c'")
 
 
+def test_a_table_with_other_separators_is_told_of_commas(tmp_path):
+    with pytest.raises(SettingError, match="separated by commas"):
+        _csv(tmp_path, "a;b\n1;2\n").require_columns([("data.table.label", "a")])
+
+
 @pytest.mark.parametrize("value", [None, "", "gone.csv", "."])
 def test_a_file_that_is_not_there_is_refused(value):
     with pytest.raises(SettingError, match=r"data\.table\.train: expected an existing"):

@@ -63,3 +63,9 @@ def test_undefined_measurements_are_said_plainly():
 
 def test_training_examples_are_marked_as_not_covered(predict):
     assert "not covered by ε" in _report(predict(split="train"))[1]
+
+
+def test_groups_that_are_selected_alike_are_named_once():
+    alike = from_answers([1, 0, 1, 0], [1, 0, 1, 0], [0, 0, 1, 1])
+    _, text = _report(alike, minimum_group_size=1)
+    assert text.count("g0 50.0%") == 1

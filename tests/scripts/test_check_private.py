@@ -147,3 +147,16 @@ def test_file_that_is_no_model_is_refused(capsys, tmp_path) -> None:
     (tmp_path / "text.keras").write_text("hello")
     assert main(["check-private", str(tmp_path / "text.keras")]) == 2
     assert "expected a .keras file" in capsys.readouterr().err
+
+
+def test_how_a_model_file_would_be_clipped_is_explained(capsys, tmp_path) -> None:
+    path = tmp_path / "sequential.keras"
+    layers = [keras.Input((6, 5)), keras.layers.Dense(4), keras.layers.LayerNormalization()]
+    keras.Sequential(layers, name="stack").save(path)
+    assert main(["check-private", str(path), "--explain", "--batch-size=7"]) == 0
+    shown = capsys.readouterr().out
+    assert "no problem found" in shown
+    assert "DenseRule" in shown
+    assert "LayerNormalizationRule" in shown
+    assert main(["check-private", str(path), "--explain", "--batch-size=0"]) == 2
+    assert "--batch-size: expected a positive number" in capsys.readouterr().err

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from training.privacy.book_keeping import PerExampleLoss, per_example_gradients
 from training.privacy.cost_model import Form, MatrixWork
+from training.privacy.inspection import inputs_of
 from training.privacy.norms import MatrixGradient, PerExampleGradient
 from training.privacy.rules import owned_variables
 from training.privacy.taps import find_sites
@@ -76,7 +77,7 @@ def explain(
         sizes = [8 if size is None else size for size in tensor.shape[1:]]
         return tf.TensorSpec([batch_size, *sizes], tensor.dtype)
 
-    trace.get_concrete_function(tf.nest.map_structure(specification, model.input))
+    trace.get_concrete_function(tf.nest.map_structure(specification, inputs_of(model)))
     rules = {
         id(variable): type(sites.rule_for(site)).__name__
         for site in sites

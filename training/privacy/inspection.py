@@ -37,7 +37,7 @@ def problems_of(model: keras.Model, loss: PerExampleLoss | None = None) -> list[
         model: A built model whose inputs are known.
         loss: If given, checked for one loss an example.
     """
-    inputs = tf.nest.map_structure(_specification, _inputs_of(model))
+    inputs = tf.nest.map_structure(_specification, inputs_of(model))
     try:
         sites = find_sites(model)
     except UserError as error:
@@ -48,7 +48,7 @@ def problems_of(model: keras.Model, loss: PerExampleLoss | None = None) -> list[
     return problems
 
 
-def _inputs_of(model: keras.Model) -> Any:
+def inputs_of(model: keras.Model) -> Any:
     """The symbolic inputs, nested as the model takes them."""
     # A sequential model keeps its graph in a model inside, and has no input of its own.
     return model.inputs[0] if isinstance(model, keras.Sequential) else model.input

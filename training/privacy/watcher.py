@@ -238,8 +238,8 @@ class Watcher(keras.StatelessScope):
                 "(BatchNormalization in training mode) mixes the examples of a batch, so no "
                 "per-example gradient exists",
                 "Use group normalization, or fixed statistics (model.resnet50.normalization: "
-                "group or frozen_batch; training.privacy.conversion.to_private for a model of "
-                "your own).",
+                "group or frozen_batch; for a model of your own sterling check-private --convert, "
+                "or training.privacy.conversion.to_private in code).",
             )
         if getattr(layer, "stateful", False):
             self._findings.report(
