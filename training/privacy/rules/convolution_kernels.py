@@ -19,6 +19,7 @@ import tensorflow as tf
 from training.privacy.cost_model import Form, MatrixWork, fastest
 from training.privacy.gradients import (
     Instantiated,
+    MatrixLayout,
     OuterProducts,
     PerExampleGradient,
     plain_layout,
@@ -79,13 +80,20 @@ class ConvolutionKernels:
         return self._products()
 
     def _products(self) -> OuterProducts:
-        layout = plain_layout(*self.kernel)
         # The images are there long before the output gradients: without this, the patches of
         # every layer would wait in memory for the backward pass.
         with tf.control_dependencies([self.output_gradients]):
             images = tf.identity(tf.cast(self.images, tf.float32))
-        patches = as_sequence(self.window.patches(images, self._positions))
-        return OuterProducts(patches, as_sequence(self.output_gradients), layout, self.chosen_form)
+        window, gradients, layout = self.window, self.output_gradients, plain_layout(*self.kernel)
+        shifts = window.lays_out_gradients(*self.kernel[-2:])
+        patches = window.patches(images, self._positions, first_axis=int(shifts))
+        if shifts:
+            along, *rows, filters = self.kernel
+            layout = MatrixLayout(
+                (*rows, along, filters), (len(rows), *range(len(rows)), len(rows) + 1)
+            )
+            gradients = window.shifted_gradients(gradients, rows=patches.shape[1])
+        return OuterProducts(as_sequence(patches), as_sequence(gradients), layout, self.chosen_form)
 
     def quick_squared_norms(self) -> tuple[tf.Tensor, tf.Tensor | None]:
         if self.chosen_form is not Form.GHOST:
