@@ -10,8 +10,9 @@ from configs.schema import UserError
 def test_a_missing_or_foreign_file_is_one_clear_line(tmp_path):
     foreign = tmp_path / "foreign.keras"
     foreign.write_text("no archive")
-    for path in (tmp_path / "missing.keras", foreign):
-        with pytest.raises(UserError, match=r"not a readable \.keras file") as caught:
+    reasons = {tmp_path / "missing.keras": "No such file", foreign: r"not a readable \.keras file"}
+    for path, reason in reasons.items():
+        with pytest.raises(UserError, match=reason) as caught:
             models.load_keras(path)
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
