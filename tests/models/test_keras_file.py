@@ -10,7 +10,7 @@ from configs.schema import UserError
 def test_a_missing_or_foreign_file_is_one_clear_line(tmp_path):
     foreign = tmp_path / "foreign.keras"
     foreign.write_text("no archive")
-    reasons = {tmp_path / "missing.keras": "No such file", foreign: r"not a readable \.keras file"}
+    reasons = {tmp_path / "missing.keras": "No such file", foreign: r"expected a \.keras file"}
     for path, reason in reasons.items():
         with pytest.raises(UserError, match=reason) as caught:
             models.load_keras(path)
