@@ -74,8 +74,8 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "XLMRoberta": _ENCODER,
 }
 
-# Rotary positions and grouped queries; an attention, and one in windows, without rules.
-QUICK = {"Llama", "T5", "SwinTransformer"}
+# Rotary positions and grouped queries; an attention without a rule, in windows.
+QUICK = {"Llama", "SwinTransformer"}
 
 
 def build(name: str, settings: dict[str, Any]) -> tuple[keras.Model, Any]:
