@@ -69,7 +69,6 @@ class RecurrentRule(InsideRule):
             keep: The mask of `recurrent_dropout`, (batch, units); None for none.
         """
 
-    @abstractmethod
     def state_part(
         self, cell: keras.Layer, factors: Sequence[tf.Tensor], outer: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -80,6 +79,8 @@ class RecurrentRule(InsideRule):
             factors: What the steps left, each (batch, time, ...).
             outer: dz, (batch, time, gates).
         """
+        (before,) = factors
+        return before, outer
 
     def bias(self, cell: keras.Layer, outer: tf.Tensor, recurrent: tf.Tensor) -> tf.Tensor:
         """The bias' gradient, (batch, *shape), of dz and dq in float32."""

@@ -38,12 +38,6 @@ class SimpleRNNRule(RecurrentRule):
 
         return run
 
-    def state_part(
-        self, cell: keras.Layer, factors: Sequence[tf.Tensor], outer: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        (before,) = factors
-        return before, outer
-
 
 class LSTMRule(RecurrentRule):
     """With [i, f, c', o] = x_t W + h_{t-1} U + b, the gates through g and c' through a:
@@ -74,12 +68,6 @@ class LSTMRule(RecurrentRule):
             return output, [output, carry], [before]
 
         return run
-
-    def state_part(
-        self, cell: keras.Layer, factors: Sequence[tf.Tensor], outer: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        (before,) = factors
-        return before, outer
 
 
 class GRURule(RecurrentRule):
