@@ -20,6 +20,13 @@ def per_example_gradients(
     loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = cross_entropy,
 ) -> list[list[np.ndarray]]:
     """One ordinary backward pass per example, in a batch of its own, in float64 afterwards."""
+    return naive_loop(model, loss)(batch)
+
+
+def naive_loop(
+    model: keras.Model, loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+) -> Callable[[dict[str, Any]], list[list[np.ndarray]]]:
+    """`per_example_gradients` of one model for several batches, traced once for all of them."""
 
     @tf.function(reduce_retracing=True)
     def one(inputs: Any, labels: tf.Tensor) -> list[tf.Tensor]:
@@ -33,13 +40,16 @@ def per_example_gradients(
             for g, v in zip(found, variables, strict=True)
         ]
 
-    result = []
-    for i in range(len(batch["labels"])):
-        inputs = tf.nest.map_structure(lambda x, i=i: x[i : i + 1], batch["inputs"])
-        result.append(
-            [g.numpy().astype(np.float64) for g in one(inputs, batch["labels"][i : i + 1])]
-        )
-    return result
+    def each(batch: dict[str, Any]) -> list[list[np.ndarray]]:
+        result = []
+        for i in range(len(batch["labels"])):
+            inputs = tf.nest.map_structure(lambda x, i=i: x[i : i + 1], batch["inputs"])
+            result.append(
+                [g.numpy().astype(np.float64) for g in one(inputs, batch["labels"][i : i + 1])]
+            )
+        return result
+
+    return each
 
 
 def clipped_sum(

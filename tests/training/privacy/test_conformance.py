@@ -5,6 +5,7 @@ The list of tests is the registry itself: a rule registered without a case fails
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +17,14 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.training.privacy.cases import CASES, Case
-from tests.training.privacy.naive import clipped_sum, per_example_gradients, relative_error
+from tests.training.privacy.naive import clipped_sum, naive_loop, relative_error
 from training.privacy.clipping import clipped_gradient_sum
 from training.privacy.rules import RULES, rule_for
 from training.privacy.rules.fallback import FallbackRule
 from training.privacy.taps import find_sites
 
 BATCH = 4
+Naive = Callable[[dict[str, Any]], list[list[np.ndarray]]]
 SILENT = -1  # a label whose loss is zero whatever the logits are
 TOLERANCE = {"float32": 1e-5, "mixed_bfloat16": 2e-2}
 RULES_OF_CLASSES = [
@@ -73,13 +75,12 @@ class Engine:
         return [g.numpy() for g in gradients], norms.numpy(), int(non_finite)
 
 
-def check(case: Case, tolerance: float) -> keras.Model:
-    """Asserts everything that a rule promises; returns the model."""
-    model = case.model()
+def check(model: keras.Model, case: Case, naive: Naive, tolerance: float) -> None:
+    """Asserts everything that a rule promises of a batch."""
     engine = Engine(model)
     inputs, labels = case.inputs(BATCH), np.arange(BATCH) % 3
     everyone = np.ones(BATCH, bool)
-    gradients = per_example_gradients(model, {"inputs": inputs, "labels": labels}, loss)
+    gradients = naive({"inputs": inputs, "labels": labels})
     norms = np.sqrt([sum((g**2).sum() for g in example) for example in gradients])
     assert norms.min() > 1e-3, "the case has no gradient to test"
 
@@ -111,13 +112,12 @@ def check(case: Case, tolerance: float) -> keras.Model:
     quiet, quiet_norms, _ = engine(inputs, silent, everyone, np.median(norms))
     assert relative_error(quiet, expected) <= tolerance
     assert quiet_norms[-1] == 0
-    return model
 
 
-def check_alone(model: keras.Model, case: Case, tolerance: float) -> None:
+def check_alone(model: keras.Model, case: Case, naive: Naive, tolerance: float) -> None:
     """One example alone in a batch, run eagerly."""
     inputs, labels = case.inputs(1), np.array([1])
-    gradients = per_example_gradients(model, {"inputs": inputs, "labels": labels}, loss)
+    gradients = naive({"inputs": inputs, "labels": labels})
     expected, norms = clipped_sum(gradients, np.ones(1, bool), 0.1)
     batch = {"inputs": tf.constant(inputs), "labels": tf.constant(labels), "mask": tf.ones(1, bool)}
     found = clipped_gradient_sum(model, loss, batch, 0.1)
@@ -166,7 +166,9 @@ def check_rule(key: tuple[str, str], rule: str, policy: str, examples: int) -> N
     @given(data=st.data())
     def holds(data: st.DataObject) -> None:
         case = data.draw(CASES[key][rule])
-        model = check(case, TOLERANCE[policy])
+        model = case.model()
+        naive = naive_loop(model, loss)
+        check(model, case, naive, TOLERANCE[policy])
         served = [
             rule_for(layer)
             for layer in model._flatten_layers()
@@ -176,6 +178,6 @@ def check_rule(key: tuple[str, str], rule: str, policy: str, examples: int) -> N
         assert all(type(found).__name__ == rule for found in served)
         assert rule == SLOW or not any(isinstance(found, FallbackRule) for found in served)
         if policy == "float32" and rule != SLOW:
-            check_alone(model, case, TOLERANCE[policy])
+            check_alone(model, case, naive, TOLERANCE[policy])
 
     holds()

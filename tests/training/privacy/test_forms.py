@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -13,7 +15,6 @@ from training.privacy.norms import MatrixGradient, norms_of, within_memory
 from training.privacy.rules.convolution_kernels import ConvolutionKernels
 from training.privacy.rules.window import Window
 
-RNG = np.random.default_rng(0)
 WEIGHTS = np.array([0.5, 0.0, 2.0], np.float32)
 # Spatial sizes, window, strides, dilations, padding: every rank, and what the kernels treat apart.
 CONVOLUTIONS = [
@@ -29,8 +30,11 @@ CONVOLUTIONS = [
 ]
 
 
-def numbers(*shape: int) -> np.ndarray:
-    return RNG.normal(size=shape).astype(np.float32)
+@pytest.fixture
+def numbers() -> Callable[..., np.ndarray]:
+    """Draws arrays of a shape: the same ones whichever tests ran before in the process."""
+    generator = np.random.default_rng(0)
+    return lambda *shape: generator.normal(size=shape).astype(np.float32)
 
 
 def check(gradient: MatrixGradient, expected: np.ndarray) -> None:
@@ -47,14 +51,16 @@ def check(gradient: MatrixGradient, expected: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("time", [1, 6])
-def test_forms_of_a_matrix_agree_with_the_loop(time):
+def test_forms_of_a_matrix_agree_with_the_loop(numbers, time):
     inputs, outer = numbers(3, time, 4), numbers(3, time, 5)
     gradient = OuterProducts(tf.constant(inputs), tf.constant(outer), plain_layout(4, 5))
     check(gradient, np.einsum("btd,btp->bdp", inputs, outer))
 
 
 @pytest.mark.parametrize(("sizes", "window", "strides", "dilations", "padding"), CONVOLUTIONS)
-def test_forms_of_a_convolution_agree_with_the_loop(sizes, window, strides, dilations, padding):
+def test_forms_of_a_convolution_agree_with_the_loop(
+    numbers, sizes, window, strides, dilations, padding
+):
     images, kernel = numbers(3, *sizes, 2), tf.constant(numbers(*window, 2, 3))
 
     def convolved(image: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
@@ -77,7 +83,7 @@ def test_forms_of_a_convolution_agree_with_the_loop(sizes, window, strides, dila
     check(ConvolutionKernels(tf.constant(images), tf.constant(outer), moving), np.stack(expected))
 
 
-def test_one_doubtful_gradient_leaves_the_norms_of_the_others_alone():
+def test_one_doubtful_gradient_leaves_the_norms_of_the_others_alone(numbers):
     certain = OuterProducts(
         tf.constant(numbers(2, 3, 4)), tf.constant(numbers(2, 3, 5)), plain_layout(4, 5), Form.GHOST
     )
@@ -94,7 +100,7 @@ def test_one_doubtful_gradient_leaves_the_norms_of_the_others_alone():
     np.testing.assert_array_equal(found[2], biases.squared_norms())
 
 
-def test_no_memory_keeps_no_gradients_and_leaves_other_kinds_alone():
+def test_no_memory_keeps_no_gradients_and_leaves_other_kinds_alone(numbers):
     # Long and narrow: Gram matrices cost most, so that the fastest form keeps the gradients.
     long = OuterProducts(
         tf.constant(numbers(2, 64, 4)), tf.constant(numbers(2, 64, 4)), plain_layout(4, 4)

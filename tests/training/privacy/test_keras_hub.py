@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import keras
@@ -103,7 +104,9 @@ def build(name: str, settings: dict[str, Any]) -> tuple[keras.Model, Any]:
 
 def batch_for(tensor: Any) -> tf.Tensor:
     shape = [BATCH, *(TIME if size is None else size for size in tensor.shape[1:])]
-    generator = np.random.default_rng(len(tensor.name))
+    # Keras numbers what has no name of its own, on and on within a process.
+    name = re.sub(r"_\d+$", "", tensor.name)
+    generator = np.random.default_rng(len(name))
     if not keras.backend.standardize_dtype(tensor.dtype).startswith("int"):
         return tf.constant(generator.normal(size=shape), tensor.dtype)
     if "mask" in tensor.name:
