@@ -51,7 +51,7 @@ def test_worker_that_waits_for_its_peers_names_them_and_obeys_a_signal(tmp_path,
         waits = f"Waiting for worker 1 at {addresses[1]}."
         assert any(line.strip() == waits for line in worker.stderr)
         worker.send_signal(number)
-        assert worker.wait(60) == 128 + number
+        assert worker.wait(300) == 128 + number
         assert f"stopped by {number.name}" in worker.stderr.read()
     finally:
         worker.kill()
@@ -80,7 +80,7 @@ def test_workers_find_one_another_in_any_order():
     assert not servers
     last.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(300)
     assert len(servers) == 3
     for server in servers:
         server.close()

@@ -43,8 +43,8 @@ PRIVATE = PrivacySettings(enabled=True, noise_multiplier=0.7, clipping_norm=1.0)
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    return write_images(tmp_path_factory.mktemp("images"), EXAMPLES)
+def root(in_own_folder: Path) -> Path:
+    return write_images(Path("images"), EXAMPLES)
 
 
 def recipe_of(root: Path, private: bool = False, swapped: bool = True, **swaps) -> Recipe:

@@ -71,7 +71,7 @@ def test_table_is_in_the_ledger_before_it_is_used_and_is_noisy(recipe, tmp_path)
     loop.run()
     noise = np.concatenate([(a - b).ravel() for a, b in zip(learned, exact, strict=True)])
     assert len(noise) == 4 * 8
-    # 32 draws of deviation 4: half or double it, with a chance of less than one in a thousand.
+    # 32 draws of deviation 4: half or double it, with a chance of one in a hundred thousand.
     assert 2.0 < noise.std() < 8.0
     assert exact[0].sum() == len(session.train)
 

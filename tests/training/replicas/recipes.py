@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -86,9 +87,8 @@ def adaptive() -> dict[str, Any]:
 def users(physical: int | None) -> dict[str, Any]:
     """Users of several examples each, whole on one replica or the other, bounded and noised."""
     with tempfile.TemporaryDirectory() as folder:
-        table = TableSettings(
-            train=str(write_people(Path(folder) / "people.csv")), features=["a", "b"]
-        )
+        os.chdir(folder)  # the path of the people names the random streams
+        table = TableSettings(train=str(write_people(Path("people.csv"))), features=["a", "b"])
         recipe = replace(
             BASE,
             data=DataSettings(source="csv", table=table, user="who"),
