@@ -86,7 +86,7 @@ def shift_after(recipe: Recipe, root: Path, place: Path) -> tuple[float, Session
     run = RunDirectory.at(str(place))
     ledger = None if session.plan is None else Ledger(run.ledger, session.plan)
     session.loop(run, [], ledger, verbose=0).run()
-    model, preprocess = session.model.built.model, session.model.built.preprocess
+    model, preprocess = session.model.built.model, tf.function(session.model.built.preprocess)
     scores = []
     for folder in ("own", "other"):
         raw = [(root / folder / f"{n}.png").read_bytes() for n in range(EXAMPLES)]

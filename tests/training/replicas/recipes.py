@@ -20,9 +20,10 @@ from configs.schema import (
 )
 from tests.training.conftest import BASE
 from tests.training.replicas.comparison import (
+    between_replicas,
     compare,
     largest_difference,
-    on_every_replica,
+    on_replica,
     recipe_of,
     trained,
     under,
@@ -60,7 +61,10 @@ def noiseless(steps: int) -> dict[str, Any]:
 
 def dropout() -> dict[str, float]:
     """Dropout differs by replica, so that only the replicas can be compared."""
-    return compare(replace(BASE, privacy=PRIVATE))
+    spread = under("mirrored", replace(BASE, privacy=PRIVATE))
+    with tempfile.TemporaryDirectory() as folder:
+        model = trained(spread, Path(folder) / "spread")
+    return {"replicas": between_replicas(model.trainable_variables)}
 
 
 def bounded_updates(steps: int, options: Sequence[str]) -> dict[str, Any]:
@@ -124,9 +128,9 @@ def groups(steps: int, per_execution: int) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             ones = trained(single, Path(folder) / "1").trainable_variables
             groups = trained(replace(single, training=several), Path(folder) / "n")
-        of_replicas = on_every_replica(groups.trainable_variables)
+        ends = groups.trainable_variables
         found[name] = {
-            "single steps": largest_difference(of_replicas[0], [v.numpy() for v in ones]),
-            "replicas": max(largest_difference(of_replicas[0], other) for other in of_replicas),
+            "single steps": largest_difference(on_replica(0, ends), [v.numpy() for v in ones]),
+            "replicas": between_replicas(ends),
         }
     return found
