@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,12 +109,17 @@ def test_empty_split_has_empty_features(session):
 
 
 class Signalling:
-    """A split that gets its process a SIGTERM when a number of examples have been read."""
+    """A split that gets its process a SIGTERM when a number of examples have been read.
+
+    What is read then comes only when the features are `given_up`, where it has that event: what
+    hears of the signal is a thread, which all others might outrun.
+    """
 
     def __init__(self, split, after: int):
         self._split, self._left = split, after
         self.name, self.info = split.name, split.info
         self.labels, self.groups = split.labels, split.groups
+        self.given_up: threading.Event | None = None
 
     def __len__(self) -> int:
         return len(self._split)
@@ -123,6 +129,8 @@ class Signalling:
         self._left -= len(indices)
         if before >= 0 > self._left:
             os.kill(os.getpid(), signal.SIGTERM)
+            if self.given_up is not None:
+                self.given_up.wait(300)
         return self._split.read(indices)
 
 
@@ -137,6 +145,8 @@ def new_loop(
     split = session.dataset.train if after is None else Signalling(session.dataset.train, after)
     prepared = data.prepare(split, session.model.built.preprocess)
     lazy = replace(session, train=through_prefix(prepared, session.model.prefix))
+    if isinstance(split, Signalling) and at_once == 1:  # steps of one call are all taken first
+        split.given_up = column(lazy.train).features.given_up
     run = RunDirectory.at(root)
     run.root.mkdir(exist_ok=True)
     return lazy.loop(run, [], Ledger(run.ledger, lazy.plan), verbose=0), lazy
@@ -202,7 +212,7 @@ readers = [threading.Thread(target=read, args=(s,), daemon=True) for s in splits
 for reader in readers:
     reader.start()
 for reader in readers:
-    reader.join(100)
+    reader.join(400)
     assert not reader.is_alive(), "they wait for each other"
 print("done")
 """
@@ -216,7 +226,7 @@ def test_readers_of_two_splits_do_not_wait_for_each_other_on_one_thread():
         capture_output=True,
         text=True,
         check=False,
-        timeout=240,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "done" in done.stdout

@@ -9,17 +9,33 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from configs.schema import SettingError
-from scripts.local_workers import _free_ports
 from training.rendezvous import wait_for_peers
 
 pytestmark = pytest.mark.xdist_group("local workers")
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def addresses() -> Iterator[list[str]]:
+    """Three places of this machine that the system gives nobody else meanwhile.
+
+    Their ports are bound here and not listened on: whoever asks for one by its number and to reuse
+    it, as servers do, has it all the same.
+    """
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
+        for one in sockets:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind(("127.0.0.1", 0))
+        yield [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
 
 
 WHOLE = ["-m", "scripts.cli", "train", str(ROOT / "configs/digits_resnet50.yaml")]
@@ -35,9 +51,10 @@ sys.exit(run_command(lambda _: wait_for_peers(*addresses(read_task()))))
 @pytest.mark.parametrize(
     ("python", "number"), [(WHOLE, signal.SIGTERM), (["-c", WAIT_ALONE], signal.SIGINT)]
 )
-def test_worker_that_waits_for_its_peers_names_them_and_obeys_a_signal(tmp_path, python, number):
-    addresses = [f"127.0.0.1:{port}" for port in _free_ports(2)]
-    cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": 0}}
+def test_worker_that_waits_for_its_peers_names_them_and_obeys_a_signal(
+    addresses, tmp_path, python, number
+):
+    cluster = {"cluster": {"worker": addresses[:2]}, "task": {"type": "worker", "index": 0}}
     options = ["--run", str(tmp_path / "run"), "--training.strategy=multi_worker"]
     worker = subprocess.Popen(
         [sys.executable, *python, *options],
@@ -51,27 +68,27 @@ def test_worker_that_waits_for_its_peers_names_them_and_obeys_a_signal(tmp_path,
         waits = f"Waiting for worker 1 at {addresses[1]}."
         assert any(line.strip() == waits for line in worker.stderr)
         worker.send_signal(number)
-        assert worker.wait(60) == 128 + number
+        assert worker.wait(300) == 128 + number
         assert f"stopped by {number.name}" in worker.stderr.read()
     finally:
         worker.kill()
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_workers_find_one_another_in_any_order():
-    addresses = {f"worker {i}": f"127.0.0.1:{port}" for i, port in enumerate(_free_ports(3))}
+def test_workers_find_one_another_in_any_order(addresses):
+    places = {f"worker {i}": address for i, address in enumerate(addresses)}
 
     def joins(name: str) -> socket.socket:
-        peers = {other: address for other, address in addresses.items() if other != name}
-        wait_for_peers(addresses[name], peers)
+        peers = {other: address for other, address in places.items() if other != name}
+        wait_for_peers(places[name], peers)
         # As TensorFlow's server takes the port over, and goes on to answer on it.
-        host, _, port = addresses[name].partition(":")
+        host, _, port = places[name].partition(":")
         return socket.create_server((host, int(port)))
 
     servers: list[socket.socket] = []
     threads = [
         threading.Thread(target=lambda name=name: servers.append(joins(name)), daemon=True)
-        for name in reversed(addresses)
+        for name in reversed(places)
     ]
     *early, last = threads
     for thread in early:
@@ -80,7 +97,7 @@ def test_workers_find_one_another_in_any_order():
     assert not servers
     last.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(300)
     assert len(servers) == 3
     for server in servers:
         server.close()

@@ -127,7 +127,7 @@ def test_terms_of_a_recipe_fall_and_are_logged_on_their_own(recipe, tmp_path) ->
     assert held["opacity"] < free["opacity"] / 2
     assert held["leakage"] < free["leakage"] / 2
     assert held["loss"] > free["loss"]
-    assert not {"opacity", "leakage"} & set(after(recipe(), tmp_path / "none"))
+    assert not {"opacity", "leakage"} & set(after(recipe(steps=2), tmp_path / "none"))
 
 
 def test_leakage_works_with_privacy_and_opacity_is_refused() -> None:

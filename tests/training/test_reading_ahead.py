@@ -24,7 +24,7 @@ from training.randomness import Randomness
 from training.reading_ahead import read_ahead
 
 __all__ = ["session", "undisturbed"]  # fixtures
-_SECONDS = 30.0
+_SECONDS = 300.0  # only what never comes is waited for so long
 
 
 class Recorded:

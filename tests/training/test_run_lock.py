@@ -19,12 +19,12 @@ from training.run_directory import RunDirectory
 from training.run_lock import RunLock
 
 HOLD = """
-import sys, time
+import sys
 from pathlib import Path
 from training.run_lock import RunLock
 with RunLock(Path(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(60)
+    sys.stdin.read()
 """
 
 
@@ -34,6 +34,7 @@ def holder(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)],
         cwd=Path(__file__).parents[2],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -42,7 +42,7 @@ def two_workers(run: Path, *of_second: str) -> list[tuple[int, dict[str, Any]]]:
         )
     found = []
     for process in processes:
-        out, errors = process.communicate(timeout=400)
+        out, errors = process.communicate(timeout=900)
         assert out, errors[-3000:]
         found.append((process.returncode, json.loads(out.splitlines()[-1])))
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -18,11 +19,12 @@ from training.session import open_session
 
 
 @pytest.fixture
-def people(tmp_path):
+def people(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the table's path names the random streams
     random = np.random.RandomState(1)
     vectors = random.normal(size=(120, 4))
     rows = [",".join(map(str, [*row, "ab"[int(row[0] > 0)]])) for row in vectors]
-    path = tmp_path / "people.csv"
+    path = Path("people.csv")
     path.write_text("\n".join(["p,q,r,s,label", *rows]))
     table = TableSettings(train=str(path), features=["p", "q", "r", "s"])
     return DataSettings(source="csv", table=table)

@@ -66,9 +66,13 @@ def write_people(path: Path, people: range = range(PEOPLE)) -> Path:
 
 
 @pytest.fixture
-def by_user(recipe: Callable[..., Recipe], tmp_path: Path) -> Callable[..., Recipe]:
+def by_user(
+    recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Recipe]:
     """Makes a recipe over a table of people with several examples each."""
-    train = write_people(tmp_path / "people.csv")
+    # The table's path names the random streams, and that of the folder is another in every run.
+    monkeypatch.chdir(tmp_path)
+    train = write_people(Path("people.csv"))
 
     def make(privacy: PrivacySettings = PRIVATE, **changes: Any) -> Recipe:
         table = {"features": ["a", "b"], **changes.pop("table", {})}
@@ -107,7 +111,10 @@ def test_step_moves_weights_by_the_naive_sum_over_users(
     by_user: Any, tmp_path: Path, physical: int | None
 ) -> None:
     silent = replace(PRIVATE, noise_multiplier=1e-5)
-    session = open_session(by_user(silent, steps=1, physical_batch_size=physical))
+    # Of 21 users eight have fewer than K rows: at this rate a batch without any of them is drawn
+    # with a chance of (3 / 21)^8 = 2e-7, and all 21 fit the physical batch that is not asked for.
+    settings = by_user(silent, steps=1, batch_size=18, physical_batch_size=physical)
+    session = open_session(settings)
     loop, train = loop_of(session, tmp_path / "run"), session.train
     model = session.model.trained
     before = weights_of(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,15 +100,14 @@ def test_impossible_settings_name_themselves(values, key):
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory) -> Recipe:
-    folder = tmp_path_factory.mktemp("table")
+def recipe(in_own_folder: Path) -> Recipe:
     rng = np.random.default_rng(0)
     rows = ["x,z,outcome,ward"]
     for _ in range(300):
         ward, outcome = rng.random() < 0.2, rng.random() < 0.25
         x = rng.normal(outcome - 0.5)
         rows.append(f"{x:.4f},{rng.normal():.4f},{('no', 'yes')[outcome]},{('east', 'west')[ward]}")
-    path = folder / "people.csv"
+    path = Path("people.csv")
     path.write_text("\n".join(rows), encoding="utf-8")
     table = TableSettings(train=str(path), label="outcome", features=["x", "z"], groups=["ward"])
     return Recipe(

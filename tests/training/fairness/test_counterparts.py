@@ -43,8 +43,8 @@ PRIVATE = PrivacySettings(enabled=True, noise_multiplier=0.7, clipping_norm=1.0)
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    return write_images(tmp_path_factory.mktemp("images"), EXAMPLES)
+def root(in_own_folder: Path) -> Path:
+    return write_images(Path("images"), EXAMPLES)
 
 
 def recipe_of(root: Path, private: bool = False, swapped: bool = True, **swaps) -> Recipe:
@@ -86,7 +86,7 @@ def shift_after(recipe: Recipe, root: Path, place: Path) -> tuple[float, Session
     run = RunDirectory.at(str(place))
     ledger = None if session.plan is None else Ledger(run.ledger, session.plan)
     session.loop(run, [], ledger, verbose=0).run()
-    model, preprocess = session.model.built.model, session.model.built.preprocess
+    model, preprocess = session.model.built.model, tf.function(session.model.built.preprocess)
     scores = []
     for folder in ("own", "other"):
         raw = [(root / folder / f"{n}.png").read_bytes() for n in range(EXAMPLES)]

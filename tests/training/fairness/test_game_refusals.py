@@ -18,6 +18,7 @@ from configs.schema import (
 )
 from tests.training.fairness.people import (
     ADVERSARY,
+    CALIBRATED,
     DRO,
     NOISY_COUNTS,
     ODDS,
@@ -90,7 +91,7 @@ def test_impossible_settings_name_themselves(make, key):
 def test_bound_that_clipped_losses_cannot_break_is_refused(recipe):
     fairness = replace(privately(PARITY), constraint=replace(LOSS, loss_bound=2.5))
     with pytest.raises(SettingError, match=r"fairness.releases.loss_clip.*more than.*2.5"):
-        open_session(changed(recipe, fairness, PRIVATE))
+        open_session(changed(recipe, fairness, CALIBRATED))
 
 
 def test_group_without_people_of_a_label_is_refused_by_name(recipe, tmp_path):
@@ -119,4 +120,4 @@ def test_group_without_people_of_a_label_is_refused_by_name(recipe, tmp_path):
         with pytest.raises(SettingError, match=rf"{key}.*'w1' of 'ward' has none"):
             open_session(replace(recipe, data=data, fairness=fairness))
     # To refuse it with privacy would tell of the training people.
-    open_session(replace(recipe, data=data, fairness=privately(ODDS), privacy=PRIVATE))
+    open_session(replace(recipe, data=data, fairness=privately(ODDS), privacy=CALIBRATED))

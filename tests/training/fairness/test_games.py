@@ -20,6 +20,7 @@ from configs.schema import (
 from tests.training.conftest import assert_identical, weights_of
 from tests.training.fairness.people import (
     ADVERSARY,
+    CALIBRATED,
     DRO,
     NOISY_COUNTS,
     ODDS,
@@ -83,8 +84,8 @@ def test_private_constraint_closes_the_gap_from_noisy_tables_alone(recipe, tmp_p
         pytest.param(ODDS, None, marks=pytest.mark.slow),
         pytest.param(DRO, None, marks=pytest.mark.slow),
         pytest.param(ADVERSARY, None, marks=pytest.mark.slow),
-        (privately(ODDS), PRIVATE),
-        pytest.param(NOISY_COUNTS, PRIVATE, marks=pytest.mark.slow),
+        (privately(ODDS), CALIBRATED),
+        pytest.param(NOISY_COUNTS, CALIBRATED, marks=pytest.mark.slow),
     ],
     ids=["odds", "dro", "adversary", "private odds", "noisy counts"],
 )

@@ -15,6 +15,7 @@ from configs.schema import (
 from scripts.ledger import account_of
 from tests.training.conftest import assert_identical
 from tests.training.fairness.people import (
+    CALIBRATED,
     PARITY,
     PRIVATE,
     changed,
@@ -52,7 +53,7 @@ def test_epsilon_of_the_plan_is_that_of_steps_and_tables_together(recipe, tmp_pa
 
 
 def test_table_is_in_the_ledger_before_it_is_used_and_is_noisy(recipe, tmp_path):
-    settings = changed(recipe, privately(PARITY), PRIVATE)
+    settings = changed(recipe, privately(PARITY), CALIBRATED)
     session, run = open_session(settings), RunDirectory(tmp_path)
     ledger = Ledger(run.ledger, session.plan)
     loop = session.loop(run, [], ledger, verbose=0)
@@ -71,13 +72,13 @@ def test_table_is_in_the_ledger_before_it_is_used_and_is_noisy(recipe, tmp_path)
     loop.run()
     noise = np.concatenate([(a - b).ravel() for a, b in zip(learned, exact, strict=True)])
     assert len(noise) == 4 * 8
-    # 32 draws of deviation 4: half or double it, with a chance of less than one in a thousand.
+    # 32 draws of deviation 4: half or double it, with a chance of one in a hundred thousand.
     assert 2.0 < noise.std() < 8.0
     assert exact[0].sum() == len(session.train)
 
 
 def test_unseeded_run_uses_a_recorded_table_again_and_pays_for_it_once(recipe, tmp_path):
-    settings = changed(recipe, privately(PARITY), PRIVATE, seed=None, checkpoint_every=4)
+    settings = changed(recipe, privately(PARITY), CALIBRATED, seed=None, checkpoint_every=4)
     crash(settings, tmp_path, 7)  # after the table of step 4, which the checkpoint of 4 lacks
     before = Ledger.existing(tmp_path / "ledger.jsonl")
     kept = before.table(4)
@@ -91,7 +92,8 @@ def test_unseeded_run_uses_a_recorded_table_again_and_pays_for_it_once(recipe, t
 
 
 def test_table_is_learned_from_once_however_often_its_step_is_begun(recipe, tmp_path):
-    session, run = open_session(changed(recipe, privately(PARITY), PRIVATE)), RunDirectory(tmp_path)
+    settings = changed(recipe, privately(PARITY), CALIBRATED)
+    session, run = open_session(settings), RunDirectory(tmp_path)
     ledger = Ledger(run.ledger, session.plan)
     loop = session.loop(run, [], ledger, verbose=0)
     loop.before_step(3)
@@ -114,4 +116,4 @@ def test_steps_are_calibrated_with_the_tables_that_go_with_them(recipe):
 
 def test_run_too_short_for_a_table_is_refused(recipe):
     with pytest.raises(SettingError, match=r"training.steps: expected more than 4"):
-        open_session(changed(recipe, privately(PARITY), PRIVATE, steps=4))
+        open_session(changed(recipe, privately(PARITY), CALIBRATED, steps=4))

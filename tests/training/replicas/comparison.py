@@ -29,12 +29,18 @@ def recipe_of(optimizer: OptimizerSettings, **training: Any) -> Recipe:
 
 def trained(recipe: Recipe, root: Path) -> keras.Model:
     """The model after a whole run of the recipe."""
+    return run_of(recipe, root)[0]
+
+
+def run_of(recipe: Recipe, root: Path) -> tuple[keras.Model, list[np.ndarray]]:
+    """The model after a whole run of the recipe, and the weights that it began with."""
     session, run = open_session(recipe), RunDirectory(root)
     root.mkdir(parents=True)
     ledger = None if session.plan is None else Ledger(run.ledger, session.plan)
     loop = session.loop(run, [], ledger, verbose=0)
+    initial = [v.numpy() for v in loop.model.trainable_variables]
     loop.run()
-    return loop.model
+    return loop.model, initial
 
 
 def under(strategy: str, recipe: Recipe) -> Recipe:
@@ -58,6 +64,12 @@ def largest_difference(some: list[np.ndarray], others: list[np.ndarray]) -> floa
     return max(float(np.abs(a - b).max()) for a, b in zip(some, others, strict=True))
 
 
+def between_replicas(variables: Any) -> float:
+    """Largest difference between the first replica's values and any other's."""
+    first, *others = on_every_replica(variables)
+    return max(largest_difference(first, other) for other in others)
+
+
 def compare(recipe: Recipe) -> dict[str, float]:
     """Runs a recipe on one device and on all replicas.
 
@@ -66,12 +78,11 @@ def compare(recipe: Recipe) -> dict[str, float]:
         these say something, between one device's weights and those it began with.
     """
     with tempfile.TemporaryDirectory() as folder:
-        single = trained(under("one_device", recipe), Path(folder) / "1").trainable_variables
+        single, initial = run_of(under("one_device", recipe), Path(folder) / "1")
         spread = trained(under("mirrored", recipe), Path(folder) / "spread").trainable_variables
-    first, *others = on_every_replica(spread)
-    initial = open_session(recipe).model.built.model.trainable_variables
+    alone = [v.numpy() for v in single.trainable_variables]
     return {
-        "strategies": largest_difference([v.numpy() for v in spread], [v.numpy() for v in single]),
-        "replicas": max(largest_difference(first, other) for other in others),
-        "moved": largest_difference([v.numpy() for v in single], [v.numpy() for v in initial]),
+        "strategies": largest_difference([v.numpy() for v in spread], alone),
+        "replicas": between_replicas(spread),
+        "moved": largest_difference(alone, initial),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,9 +20,10 @@ from configs.schema import (
 )
 from tests.training.conftest import BASE
 from tests.training.replicas.comparison import (
+    between_replicas,
     compare,
     largest_difference,
-    on_every_replica,
+    on_replica,
     recipe_of,
     trained,
     under,
@@ -59,7 +61,10 @@ def noiseless(steps: int) -> dict[str, Any]:
 
 def dropout() -> dict[str, float]:
     """Dropout differs by replica, so that only the replicas can be compared."""
-    return compare(replace(BASE, privacy=PRIVATE))
+    spread = under("mirrored", replace(BASE, privacy=PRIVATE))
+    with tempfile.TemporaryDirectory() as folder:
+        model = trained(spread, Path(folder) / "spread")
+    return {"replicas": between_replicas(model.trainable_variables)}
 
 
 def bounded_updates(steps: int, options: Sequence[str]) -> dict[str, Any]:
@@ -86,9 +91,8 @@ def adaptive() -> dict[str, Any]:
 def users(physical: int | None) -> dict[str, Any]:
     """Users of several examples each, whole on one replica or the other, bounded and noised."""
     with tempfile.TemporaryDirectory() as folder:
-        table = TableSettings(
-            train=str(write_people(Path(folder) / "people.csv")), features=["a", "b"]
-        )
+        os.chdir(folder)  # the path of the people names the random streams
+        table = TableSettings(train=str(write_people(Path("people.csv"))), features=["a", "b"])
         recipe = replace(
             BASE,
             data=DataSettings(source="csv", table=table, user="who"),
@@ -124,9 +128,9 @@ def groups(steps: int, per_execution: int) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             ones = trained(single, Path(folder) / "1").trainable_variables
             groups = trained(replace(single, training=several), Path(folder) / "n")
-        of_replicas = on_every_replica(groups.trainable_variables)
+        ends = groups.trainable_variables
         found[name] = {
-            "single steps": largest_difference(of_replicas[0], [v.numpy() for v in ones]),
-            "replicas": max(largest_difference(of_replicas[0], other) for other in of_replicas),
+            "single steps": largest_difference(on_replica(0, ends), [v.numpy() for v in ones]),
+            "replicas": between_replicas(ends),
         }
     return found
