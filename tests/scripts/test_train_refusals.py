@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from tests.scripts.conftest import refused
+from tests.scripts.conftest import RECIPE, refused
 
 # Overrides of the digits recipe -> what the line must hold.
 IMPOSSIBLE = {
@@ -12,7 +14,7 @@ IMPOSSIBLE = {
     "wrong type": (["--training.epochs=many"], "training.epochs: expected a number"),
     "negative epsilon": (["--privacy.epsilon=-1"], "privacy.epsilon: expected a number > 0"),
     "no clipping": (["--privacy.clipping_norm=0"], "privacy.clipping_norm: expected a number > 0"),
-    "both": (["--privacy.noise_multiplier=1"], "privacy.noise_multiplier: expected null where"),
+    "both": (["--privacy.epsilon=8"], "privacy.noise_multiplier: expected null where"),
     "batch": (
         ["--training.batch_size=1000"],
         "training.batch_size: expected at most the 300 training examples. Received: 1000",
@@ -80,23 +82,31 @@ IMPOSSIBLE = {
 }
 
 
+@pytest.fixture(scope="module")
+def priced_recipe(tmp_path_factory) -> Path:
+    """The digits recipe with its noise given: to calibrate it takes longer than all the rest."""
+    path = tmp_path_factory.mktemp("priced") / "digits.yaml"
+    path.write_text(RECIPE.replace("epsilon: 8", "noise_multiplier: 1"))
+    return path
+
+
 @pytest.mark.parametrize(("overrides", "line"), IMPOSSIBLE.values(), ids=IMPOSSIBLE)
 def test_impossible_recipe_ends_with_one_line_and_writes_nothing(
-    capfd, recipe_file, tmp_path, overrides, line
+    capfd, priced_recipe, tmp_path, overrides, line
 ):
     run = tmp_path / "run"
-    assert line in refused(capfd, "train", str(recipe_file), "--run", str(run), *overrides)
+    assert line in refused(capfd, "train", str(priced_recipe), "--run", str(run), *overrides)
     assert not run.exists()
     assert not list(tmp_path.iterdir())
 
 
 def test_inferred_groups_of_other_examples_are_refused_before_anything_is_paid(
-    capfd, recipe_file, tmp_path
+    capfd, priced_recipe, tmp_path
 ):
     shares, run = tmp_path / "shares.csv", tmp_path / "run"
     shares.write_text("young,old\n" + "0.5,0.5\n" * 5_000)
     asked = f"--evaluation.soft_groups={{age: {shares}}}"
-    line = refused(capfd, "train", str(recipe_file), "--run", str(run), asked)
+    line = refused(capfd, "train", str(priced_recipe), "--run", str(run), asked)
     assert line.startswith("evaluation.soft_groups.age: expected a row for each of the ")
     assert not run.exists()
 
