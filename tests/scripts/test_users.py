@@ -16,6 +16,9 @@ from tests.training.test_users import PEOPLE, write_people
 from training.privacy.ledger import Ledger
 from training.privacy.plan import PrivacyPlan
 
+# One process makes the finished run.
+pytestmark = pytest.mark.xdist_group("users")
+
 ROOT = Path(__file__).parents[2]
 
 
