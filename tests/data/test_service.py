@@ -28,7 +28,13 @@ from data.pipeline import PreparedSplit, batches_of
 from data.service import in_order, require_service, served_batches
 from models.image_preprocessing import ImagePreprocessor
 from tests.data.paired_images import settings_of, write_images
-from tests.training.conftest import BASE, PRIVATE, assert_identical, weights_of
+from tests.training.conftest import (
+    BASE,
+    PRIVATE,
+    assert_identical,
+    process_as_it_was,  # noqa: F401
+    weights_of,
+)
 from training.privacy.ledger import Ledger
 from training.run_directory import RunDirectory
 from training.session import open_session
@@ -73,7 +79,7 @@ def service() -> Iterator[str]:
         del second
     finally:
         process.terminate()
-        assert process.wait(60) == 143
+        assert process.wait(1800) == 143
 
 
 def settings(folder: Path, **changes: Any) -> DataSettings:

@@ -15,6 +15,9 @@ from evaluation.coverage import marked_logs
 from evaluation.epoch_pages import write_training_scalars
 from tests.evaluation.conftest import from_answers
 
+# One process fits the model.
+pytestmark = pytest.mark.xdist_group("callbacks")
+
 EPOCHS = 2
 SETTINGS = EvaluationSettings(bootstrap_resamples=20, permutations=0)
 

@@ -70,6 +70,17 @@ def build(tiny_bert):
     return build_case
 
 
+@pytest.fixture(scope="module", params=CASES)
+def case(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def built(build, case):
+    """The model of a case, made once: what training mode moves in it is no test's subject."""
+    return build(case)
+
+
 @pytest.fixture(scope="module")
 def raw(texts, photographs):
     features = np.random.default_rng(2).normal(size=(6, 5)).astype(np.float32)
@@ -85,10 +96,8 @@ def is_undone_later(path: str, case: str) -> bool:
     return path.endswith("key/bias") or (case == "resnet50_batch" and path.endswith("conv/bias"))
 
 
-@pytest.mark.parametrize("case", CASES)
 class TestEveryModel:
-    def test_gradient_reaches_every_trainable_weight(self, build, raw, case):
-        built = build(case)
+    def test_gradient_reaches_every_trainable_weight(self, built, raw, case):
         inputs = built.preprocess(tf.constant(raw[built.preprocess.modality]))
         with tf.GradientTape() as tape:
             logits = built.model(inputs, training=True)
@@ -105,8 +114,7 @@ class TestEveryModel:
         assert [path for path in without if not is_undone_later(path, case)] == []
         assert None not in gradients
 
-    def test_save_and_load_gives_identical_outputs(self, build, raw, case, tmp_path):
-        built = build(case)
+    def test_save_and_load_gives_identical_outputs(self, built, raw, tmp_path):
         inputs = built.preprocess(tf.constant(raw[built.preprocess.modality]))
         models.save_keras(built.model, tmp_path / "model.keras")
         loaded = models.load_keras(tmp_path / "model.keras")
@@ -122,8 +130,7 @@ class TestEveryModel:
             np.testing.assert_array_equal(one, two, err_msg=one.path)
         assert any(np.any(a != b) for a, b in zip(first.weights, other.weights, strict=True))
 
-    def test_preprocessing_has_the_shapes_and_dtypes_it_declares(self, build, raw, case):
-        built = build(case)
+    def test_preprocessing_has_the_shapes_and_dtypes_it_declares(self, built, raw):
         inputs = built.preprocess(tf.constant(raw[built.preprocess.modality]))
         assert {name: (tensor.shape[1:], tensor.dtype) for name, tensor in inputs.items()} == {
             name: (spec.shape, spec.dtype)

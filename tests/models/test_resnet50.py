@@ -10,6 +10,7 @@ import models
 from configs.schema import ModelSettings, ResNet50Settings, SettingError, UserError
 from models import resnet50_weights
 from models.frozen_batch_normalization import FrozenBatchNormalization
+from models.seeding import seeded_initializers
 
 SIZE = 32  # the least that keras.applications takes
 
@@ -24,9 +25,10 @@ def build(num_classes=1000, image_size=SIZE, **changes):
 @pytest.fixture(scope="module")
 def reference():
     """keras.applications' own model, with statistics that are not the initial ones."""
-    model = keras.applications.ResNet50(
-        weights=None, input_shape=(SIZE, SIZE, 3), classifier_activation=None
-    )
+    with seeded_initializers(0):
+        model = keras.applications.ResNet50(
+            weights=None, input_shape=(SIZE, SIZE, 3), classifier_activation=None
+        )
     rng = np.random.default_rng(0)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):

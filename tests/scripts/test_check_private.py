@@ -65,8 +65,8 @@ def test_recipe_is_converted_and_every_problem_of_it_listed(capsys, tmp_path) ->
 def test_plan_that_training_would_refuse_is_a_problem(capsys, tmp_path, privacy, line) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE.replace("noise_multiplier: 1", f"noise_multiplier: 1, {privacy}"))
-    group = ["--model.resnet50.normalization", "group"]
-    assert main(["check-private", str(recipe), *group]) == 2
+    small = ["--model.name=mlp", "--model.mlp.image_size=8"]
+    assert main(["check-private", str(recipe), *small]) == 2
     (problem,) = [ln for ln in capsys.readouterr().out.splitlines() if ln.startswith("- ")]
     assert line in problem
 
@@ -108,7 +108,7 @@ def test_process_checks_and_converts_a_model_file(model_file, tmp_path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=600,
+        timeout=1800,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     problem, *rest = done.stdout.splitlines()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from scripts.cli import main
 from scripts.ledger import Span, account_of, spans_of
 from tests.training.privacy.test_ledger import PLAN
@@ -30,6 +32,7 @@ def test_account_adds_up(tmp_path):
     assert account["planned_epsilon"] == PLAN.epsilon(6)
 
 
+@pytest.mark.xdist_group("finished run")
 def test_ledger_of_a_finished_run_is_shown(capfd, finished_run):
     report = json.loads((finished_run / "evaluation.json").read_text())["privacy"]
     capfd.readouterr()

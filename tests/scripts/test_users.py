@@ -16,6 +16,9 @@ from tests.training.test_users import PEOPLE, write_people
 from training.privacy.ledger import Ledger
 from training.privacy.plan import PrivacyPlan
 
+# One process makes the finished run.
+pytestmark = pytest.mark.xdist_group("users")
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -56,7 +59,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=1800,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return folder / "run", done.stdout

@@ -127,7 +127,7 @@ def histogram(predictions: Predictions, bins: int) -> np.ndarray:
 
 
 def test_counts_without_noise_give_nearly_the_thresholds_of_the_people():
-    predictions = people(8000)
+    predictions = people(4000)
     exact = measure_decisions(predictions, fit_rule(predictions, settings(), 1))
     rule, kept = fit_from_counts(histogram(predictions, 64), ("m", "w"), settings(), 1, 10)
     counted = measure_decisions(predictions, rule)
