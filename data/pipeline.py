@@ -37,7 +37,8 @@ class Rows(Protocol):
 _CHUNK_EXAMPLES = 512
 # Most that batches read ahead may take: left alone, tf.data would go as far as half the memory.
 _READ_AHEAD_BYTES = 1 << 30
-# What tf.numpy_function calls is no graph code: AutoGraph would rewrite it, and slow it down.
+# What tf.numpy_function calls is no graph code: AutoGraph would rewrite it, and slow it down. It
+# rewrites functions with all that is defined in them, so this belongs around the outermost.
 _plain_python = tf.autograph.experimental.do_not_convert
 # Preprocessed text and vectors are no larger than the examples themselves; decoded images are.
 _KEPT_IN_MEMORY = {"text": True, "features": True, "image": False}
@@ -205,11 +206,11 @@ def _batch(ids: tf.Tensor, rows: dict[str, Any]) -> dict[str, Any]:
     return {**rows, "mask": ids >= 0, "ids": ids}
 
 
+@_plain_python
 def _take_in_graph(arrays: dict[str, Any], ids: tf.Tensor, examples: int) -> dict[str, Any]:
     """Indexes a nest of arrays (n, ...) held by Python, so that no graph copies them."""
     flat = tf.nest.flatten(arrays)
 
-    @_plain_python
     def take(ids: np.ndarray) -> list[np.ndarray]:
         return _rows_at(flat, ids, examples)
 
