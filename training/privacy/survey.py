@@ -10,9 +10,10 @@ every read and write of a variable is seen, so that the survey knows
 * uses of a trainable variable outside the layer that a rule covers (a weight borrowed from
   another layer): again the caller is tapped as a whole;
 * layers that cannot be private: they mix examples, carry state, add losses, or draw random
-  numbers where they must be replayed. All of them are reported at once.
+  numbers where they must be replayed. All of them are reported at once;
+* where one example reaches another (`training.privacy.coupling`), if nothing else is wrong.
 
-What it cannot see is a layer whose rows mix although every axis looks right: that is what
+What it cannot see is rows that mix although every axis looks right: that is what
 `training.privacy.inspection.probe` measures.
 """
 
@@ -23,6 +24,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from training.node_layers import NodeLayers
+from training.privacy.coupling import UNMISTAKABLE, couplings
 from training.privacy.problems import refuse
 from training.privacy.reach import may_be_hidden
 from training.privacy.taps import Sites, recording
@@ -44,6 +47,7 @@ def survey(
     Raises:
         UserError: If the model cannot be private; names every layer with the remedy.
     """
+    sites.settle()
     key = (batch_size, surveyed_size, _signature(inputs))
     if key not in sites.batched:
         findings = examine(model, inputs, surveyed_size, sites)
@@ -105,6 +109,8 @@ def _trace(model: keras.Model, inputs: Any, size: int, sites: Sites) -> Findings
                     "Let row i of the logits belong to example i.",
                 )
         watcher.check_graph(tf.compat.v1.get_default_graph())
+        if not findings.problems and size >= UNMISTAKABLE:
+            _report_couplings(model, larger_inputs, outputs, size, findings)
         if watcher.unread or may_be_hidden(taps, outputs):
             doubtful.append(watcher)
         return tf.zeros([])
@@ -114,3 +120,14 @@ def _trace(model: keras.Model, inputs: Any, size: int, sites: Sites) -> Findings
     if doubtful and not findings.problems:
         doubtful[0].check_reach(specification)
     return findings
+
+
+def _report_couplings(
+    model: keras.Model, inputs: Any, outputs: Any, size: int, findings: Findings
+) -> None:
+    layers = NodeLayers(model)
+    examples, made = (
+        [x for x in tf.nest.flatten(nest) if tf.is_tensor(x)] for nest in (inputs, outputs)
+    )
+    for coupling in couplings(examples, made, size):
+        findings.problems.append(coupling.problem(layers.path_in(coupling.name) or "model"))

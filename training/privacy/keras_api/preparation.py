@@ -33,10 +33,9 @@ def step_for(
         UserError: If model or loss cannot be private; names layer and remedy.
     """
     inner, strategy = model.inner, model.distribute_strategy
-    few = tf.nest.map_structure(
-        tf.convert_to_tensor,
-        source.read(np.arange(min(_PROBED_EXAMPLES, source.num_examples))),
-    )
+    # From all over, because neighbours may be alike (data sorted by label).
+    rows = np.linspace(0, source.num_examples - 1, min(_PROBED_EXAMPLES, source.num_examples))
+    few = tf.nest.map_structure(tf.convert_to_tensor, source.read(rows.astype(np.int64)))
     if not inner.built:
         with strategy.scope():
             inner(few["inputs"])
@@ -44,7 +43,8 @@ def step_for(
     if not inner.trainable_variables:
         raise UserError("model: has no trainable weight. Set trainable = True where it learns.")
     refuse_batches_as_examples(inner, few["inputs"])
-    probe(inner, loss, few)
+    measured = [variable for metric in model.metrics for variable in metric.variables]
+    probe(inner, loss, few, measured=measured)
     if strategy.num_replicas_in_sync > 1:
         # Builds the metrics outside the replicas, which must not make variables.
         model.test_on_batch(few["inputs"], labels_of(few["labels"]))
