@@ -10,15 +10,13 @@ import keras
 from configs.schema import UserError
 from training.privacy.half_precision import use_whole_float32
 from training.privacy.inspection import problems_of
-from training.privacy.keras_api.budget import Budget
+from training.privacy.keras_api.budget import Budget, require_untrained
 from training.privacy.keras_api.model import PrivateModel
+from training.privacy.keras_api.requests import refuse_own_training
 from training.privacy.measured_precision import require_whole_float32
 from training.privacy.plan import PrivacyPlan
 from training.privacy.problems import refuse
 from training.strategy import has_accelerators
-
-# So that a model's second plan does not forget what the first has spent.
-_BUDGET = "_sterling_budget"
 
 
 def make_private(
@@ -77,13 +75,8 @@ def make_private(
         )
     if on_exhausted not in ("raise", "stop"):
         raise UserError(f"on_exhausted: expected 'raise' or 'stop'. Received: {on_exhausted!r}")
-    earlier = model.__dict__.get(_BUDGET)
-    if earlier is not None and earlier.releases:
-        raise UserError(
-            f"make_private(model): its weights hold {earlier.releases} releases of another plan, "
-            "which this plan's epsilon would leave out. Go on with the private model there is, or "
-            "start from a model of fresh weights."
-        )
+    refuse_own_training(model)
+    require_untrained(model.variables)
     if model.built and getattr(model, "inputs", None):
         refuse(problems_of(model))
     use_whole_float32()
@@ -91,8 +84,6 @@ def make_private(
         require_whole_float32(model.distribute_strategy)
     with model.distribute_strategy.scope():
         budget = Budget(plan, None if ledger is None else Path(ledger), on_exhausted)
-        # Through __dict__, past Keras' attribute tracking, which is closed once built.
-        model.__dict__[_BUDGET] = budget
         return PrivateModel(
             model,
             plan,

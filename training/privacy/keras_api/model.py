@@ -35,6 +35,7 @@ from training.privacy.keras_api.requests import (
     refuse_callbacks,
     refuse_compile_arguments,
     refuse_fit_arguments,
+    refuse_training_as_validation,
 )
 from training.privacy.keras_api.root import FitRoot, context_of
 from training.privacy.keras_api.sources import Source
@@ -194,6 +195,7 @@ class PrivateModel(WrappingModel):
         source = x_as_source(self.plan, x, y, sample_weight, class_weight)
         require_planned_size(self.plan, source)
         self._root.require_same_examples(source)
+        refuse_training_as_validation(x, validation_data)
         given = callbacks_given(callbacks)
         refuse_callbacks(given)
         # As text, which Keras does not track.
@@ -277,6 +279,7 @@ class PrivateModel(WrappingModel):
 
     def _prepared_step(self, source: Source) -> KerasStep:
         """The traced step; refuses a model or loss that cannot be private before it is run."""
+        self._budget.require_alone(self.inner.variables)
         self._root.begin(lambda: self._context(source))
         if self._step is not None:
             return self._step
@@ -287,6 +290,7 @@ class PrivateModel(WrappingModel):
             step.recall(self.releases, self._root())
         for variable, value in zip(step.state, self._carried, strict=False):
             variable.assign(value)
+        self._budget.mark(self.inner.trainable_variables)
         self._step = step
         return step
 
