@@ -6,14 +6,20 @@ of its axes is the batch. From the examples to the outputs no operation may then
 (a roll, a shuffle). So a coupling is found that a run on a few examples cannot see: one that is not
 active yet, is rare, needs larger batches, or is smaller than what rounding hides.
 
+A constant axis may have that size by chance, so that what is found counts only if it is found again
+under another size (`found_again`).
+
 Not seen: what happens behind unknown shapes, within an axis that the batch was merged into, and in
 functions of Python. There remains what `training.privacy.inspection.probe` measures.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
+from math import isqrt
 from typing import Any
 
 import keras
@@ -24,14 +30,23 @@ from tensorflow.python.framework.function_def_to_graph import (  # no public way
 
 from training.privacy.problems import Problem
 
-# A batch of fewer examples could have the size of an axis that is none.
-UNMISTAKABLE = 1000
-_PRIMES = (1009, 1013, 1019, 1021, 1031, 1033, 1039, 1049, 1051, 1061, 1063, 1069)
+# A batch of fewer examples often has the size of an axis that is none.
+UNMISTAKABLE = 100
 
 # What is made of examples here tells their shape alone.
 _SHAPES = {"OnesLike", "Rank", "Shape", "ShapeN", "Size", "ZerosLike"}
-# Gives the rows one by one.
-_APART = {"Unpack"}
+# Inputs that say how large the output is, and nothing of what it holds.
+_SIZES = {
+    "Bincount": (1,),
+    "BroadcastTo": (1,),
+    "DenseBincount": (1,),
+    "Fill": (0,),
+    "OneHot": (1,),
+    "Reshape": (1,),
+    "UnsortedSegmentSum": (2,),
+}
+# Works along all axes between the first and the last.
+_ALONG_MIDDLE = {"AvgPool", "Conv2D", "Conv3D", "DepthwiseConv2dNative", "MaxPool"}
 _ALONG_LAST = {"LogSoftmax", "Softmax", "TopK", "TopKV2"}
 # Where their axes stand among the inputs.
 _ALONG_GIVEN = {"CumulativeLogsumexp": 1, "Cumprod": 1, "Cumsum": 1, "ReverseV2": 1, "Roll": 2}
@@ -41,23 +56,24 @@ _CALLS = {
     "PartitionedCall": (("f",), 0),
     "StatefulPartitionedCall": (("f",), 0),
     "StatelessIf": (("then_branch", "else_branch"), 1),
-    "StatelessWhile": (("body",), 0),
-    "While": (("body",), 0),
+    "StatelessWhile": (("cond", "body"), 0),
+    "While": (("cond", "body"), 0),
 }
 
 
-def sizes_apart(model: keras.Model, inputs: Any, batch_size: int = 0) -> list[int]:
-    """Sizes of a batch that no axis of inputs and weights is a multiple of.
+def sizes_apart(model: keras.Model, inputs: Any, batch_size: int = 0) -> Iterator[int]:
+    """Primes, ever larger, that divide no axis of inputs and weights.
 
     Args:
         model: The model.
         inputs: Its inputs, or their specifications; the first axis is the batch.
-        batch_size: A size not to take.
+        batch_size: The least of them is larger: what a layer does to large batches alone is seen.
     """
     axes = [size for x in tf.nest.flatten(inputs) for size in x.shape[1:] if size]
     axes += [size for variable in model.variables for size in variable.shape if size]
-    free = [p for p in _PRIMES if p != batch_size and all(size % p for size in axes)]
-    return free or [p for p in _PRIMES if p != batch_size]
+    for size in count(max(batch_size, UNMISTAKABLE) + 1):
+        if all(size % i for i in range(2, isqrt(size) + 1)) and all(x % size for x in axes):
+            yield size
 
 
 @dataclass(frozen=True)
@@ -72,6 +88,11 @@ class Coupling:
     kind: str
     name: str
 
+    @property
+    def place(self) -> tuple[str, str]:
+        """Kind and name, without the numbers that tell one trace from another."""
+        return self.kind, re.sub(r"_\d+(?=/|$)", "", self.name)
+
     def problem(self, where: str) -> Problem:
         """What is wrong with a layer, a model or a loss that does this."""
         return Problem(
@@ -80,6 +101,13 @@ class Coupling:
             f"{self.kind}, operation '{self.name}')",
             "Compute over each example's own axes alone.",
         )
+
+
+def found_again(first: Iterable[Coupling], second: Iterable[Coupling]) -> list[Coupling]:
+    """Those of the first trace that the second, under another size, has at the same place."""
+    known = {coupling.place for coupling in second}
+    once = {coupling.place: coupling for coupling in first if coupling.place in known}
+    return list(once.values())
 
 
 def couplings(
@@ -149,7 +177,8 @@ def _ancestors(outputs: Iterable[tf.Tensor]) -> set[tf.Operation]:
         if operation not in found:
             found.add(operation)
             if operation.type not in _SHAPES:
-                waiting.extend(x.op for x in operation.inputs)
+                sizes = _SIZES.get(operation.type, ())
+                waiting.extend(x.op for i, x in enumerate(operation.inputs) if i not in sizes)
     return found
 
 
@@ -182,10 +211,17 @@ class _Batch:
         )
 
     def _lets_go(self, operation: tf.Operation) -> bool:
-        return operation.type not in _APART and all(
+        return not _takes_rows_apart(operation) and all(
             x.shape.is_fully_defined() and x.dtype not in (tf.variant, tf.resource)
             for x in operation.outputs
         )
+
+
+def _takes_rows_apart(operation: tf.Operation) -> bool:
+    """Whether it gives a row, or all one by one, to be put together again (loops in Python)."""
+    if operation.type == "StridedSlice":
+        return bool(operation.get_attr("shrink_axis_mask"))
+    return operation.type == "Unpack"
 
 
 def _mixes_rows(operation: tf.Operation, batch: _Batch) -> bool:
@@ -197,6 +233,10 @@ def _mixes_rows(operation: tf.Operation, batch: _Batch) -> bool:
         return x.shape.rank is None and not batch.axes(operation.outputs[0])
     if kind == "RandomShuffle":
         return 0 in axes
+    if kind == "FusedBatchNormV3":
+        return 0 in axes and operation.get_attr("is_training")
+    if kind in _ALONG_MIDDLE:
+        return any(0 < axis < x.shape.rank - 1 for axis in axes)
     if kind in _ALONG_LAST:
         return x.shape.rank - 1 in axes
     if kind in _ALONG_GIVEN:

@@ -45,7 +45,7 @@ def problems_of(model: keras.Model, loss: PerExampleLoss | None = None) -> list[
     except UserError as error:
         return [Problem("model", str(error), "See above.")]
     fixed = any(x.shape[0] for x in tf.nest.flatten(inputs_of(model)))
-    size = _SIZE if fixed else sizes_apart(model, inputs)[0]
+    size = _SIZE if fixed else next(sizes_apart(model, inputs))
     problems = examine(model, inputs, size, sites).problems
     if loss is not None and not problems:
         problems = _problems_of_loss(model, loss)

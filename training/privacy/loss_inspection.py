@@ -7,13 +7,14 @@ lose a gradient, is read off its graph, traced once and never run.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from training.privacy.book_keeping import PerExampleLoss
-from training.privacy.coupling import couplings, sizes_apart
+from training.privacy.coupling import Coupling, couplings, found_again, sizes_apart
 from training.privacy.problems import Problem
 from training.privacy.state_writes import writes_in
 
@@ -34,8 +35,32 @@ def problems_of_loss(
         logits: Likewise.
         measured: Variables that training examples change bare: those of metrics.
     """
-    size = sizes_apart(model, (labels, logits))[0]
-    problems: list[Problem] = []
+    sizes = sizes_apart(model, (labels, logits))
+    first = _traced(model, loss, labels, logits, measured, next(sizes))
+    if not first.couplings:
+        return first.problems
+    second = _traced(model, loss, labels, logits, measured, next(sizes))
+    found = found_again(first.couplings, second.couplings)
+    return [*first.problems, *(coupling.problem("loss") for coupling in found)]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What one trace shows."""
+
+    problems: list[Problem] = field(default_factory=list)
+    couplings: list[Coupling] = field(default_factory=list)
+
+
+def _traced(
+    model: keras.Model,
+    loss: PerExampleLoss,
+    labels: Any,
+    logits: Any,
+    measured: Sequence[keras.Variable],
+    size: int,
+) -> _Found:
+    found = _Found()
 
     @tf.function(autograph=False)
     def trace(labels: Any, logits: Any) -> tf.Tensor:
@@ -43,20 +68,20 @@ def problems_of_loss(
             losses = loss(labels, logits)
         graph = tf.compat.v1.get_default_graph()
         if written.names or any(writes_in(graph)):
-            problems.append(_KEEPS)
+            found.problems.append(_KEEPS)
         if _reads(graph, measured):
-            problems.append(_READS_MEASUREMENTS)
+            found.problems.append(_READS_MEASUREMENTS)
         if _reads(graph, model.trainable_variables):
-            problems.append(_READS_WEIGHTS)
+            found.problems.append(_READS_WEIGHTS)
         examples = [x for x in tf.nest.flatten((labels, logits)) if tf.is_tensor(x)]
-        problems.extend(x.problem("loss") for x in couplings(examples, [losses], size))
+        found.couplings.extend(couplings(examples, [losses], size))
         return tf.zeros([])
 
     def larger(x: Any) -> tf.TensorSpec:
         return tf.TensorSpec([size, *x.shape[1:]], x.dtype)
 
     trace.get_concrete_function(*tf.nest.map_structure(larger, (labels, logits)))
-    return problems
+    return found
 
 
 _KEEPS = Problem(

@@ -25,7 +25,7 @@ import keras
 import tensorflow as tf
 
 from training.node_layers import NodeLayers
-from training.privacy.coupling import UNMISTAKABLE, couplings
+from training.privacy.coupling import UNMISTAKABLE, couplings, found_again, sizes_apart
 from training.privacy.problems import refuse
 from training.privacy.reach import may_be_hidden
 from training.privacy.taps import Sites, recording
@@ -66,9 +66,16 @@ def examine(model: keras.Model, inputs: Any, size: int, sites: Sites) -> Finding
         findings = _trace(model, inputs, size, sites)
         new = [layer for layer in findings.enclosing if id(layer) not in sites.whole]
         if not new:
-            return findings
+            break
         for layer in new:
             sites.tap_whole(layer)
+    if findings.couplings and not findings.problems:
+        other = next(sizes_apart(model, inputs, size))
+        layers = NodeLayers(model)
+        again = _trace(model, inputs, other, sites).couplings
+        for coupling in found_again(findings.couplings, again):
+            findings.problems.append(coupling.problem(layers.path_in(coupling.name) or "model"))
+    return findings
 
 
 def _signature(inputs: Any) -> str:
@@ -109,8 +116,10 @@ def _trace(model: keras.Model, inputs: Any, size: int, sites: Sites) -> Findings
                     "Let row i of the logits belong to example i.",
                 )
         watcher.check_graph(tf.compat.v1.get_default_graph())
-        if not findings.problems and size >= UNMISTAKABLE:
-            _report_couplings(model, larger_inputs, outputs, size, findings)
+        if size >= UNMISTAKABLE:
+            findings.couplings.extend(
+                couplings(_tensors_in(larger_inputs), _tensors_in(outputs), size)
+            )
         if watcher.unread or may_be_hidden(taps, outputs):
             doubtful.append(watcher)
         return tf.zeros([])
@@ -122,12 +131,5 @@ def _trace(model: keras.Model, inputs: Any, size: int, sites: Sites) -> Findings
     return findings
 
 
-def _report_couplings(
-    model: keras.Model, inputs: Any, outputs: Any, size: int, findings: Findings
-) -> None:
-    layers = NodeLayers(model)
-    examples, made = (
-        [x for x in tf.nest.flatten(nest) if tf.is_tensor(x)] for nest in (inputs, outputs)
-    )
-    for coupling in couplings(examples, made, size):
-        findings.problems.append(coupling.problem(layers.path_in(coupling.name) or "model"))
+def _tensors_in(nest: Any) -> list[tf.Tensor]:
+    return [x for x in tf.nest.flatten(nest) if tf.is_tensor(x)]

@@ -17,6 +17,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import keras
@@ -161,7 +162,7 @@ def tapped_forward(
     """
     from training.privacy.survey import survey  # which records, too
 
-    surveyed_sizes = sizes_apart(model, inputs, batch_size)[:_SURVEYS]
+    surveyed_sizes = list(islice(sizes_apart(model, inputs, batch_size), _SURVEYS))
     for surveyed_size in surveyed_sizes:
         batched = survey(model, inputs, batch_size, surveyed_size, sites)
         with recording(sites, batch_size, watch) as taps:

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from training.privacy.coupling import Coupling
 from training.privacy.problems import Problem
 from training.privacy.reach import is_blind, reached
 from training.privacy.repeated_draws import RANDOM
@@ -32,11 +33,14 @@ class Findings:
         problems: Why the model cannot be private; empty if it can.
         batched: For each tapped call in order, which of its flattened arguments are batched.
         enclosing: Layers that must be tapped as a whole before the taps can be trusted.
+        couplings: Where one example may reach another, unless an axis has the batch's size by
+            chance.
     """
 
     problems: list[Problem] = field(default_factory=list)
     batched: list[list[bool]] = field(default_factory=list)
     enclosing: list[keras.Layer] = field(default_factory=list)
+    couplings: list[Coupling] = field(default_factory=list)
 
     def report(self, layer: keras.Layer | None, what: str, remedy: str) -> None:
         problem = Problem("model" if layer is None else layer.path, what, remedy)

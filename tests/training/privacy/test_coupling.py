@@ -18,7 +18,7 @@ from training.privacy.coupling import couplings
 from training.privacy.inspection import probe, problems_of
 
 L = keras.layers
-SIZE = 1009
+SIZE = 101
 
 
 class Through(L.Layer):
@@ -210,6 +210,9 @@ def seen(function: Callable[[Any], Any], shape: tuple[int, ...] = (SIZE, 4, 3)) 
         lambda x: x / tf.cast(tf.size(x), x.dtype) + tf.ones_like(tf.reduce_mean(x, 0)),
         lambda x: tf.while_loop(lambda i, _: i < 3, lambda i, y: (i + 1, tf.tanh(y)), (0, x))[1],
         lambda x: tf.sort(x, axis=1) + tf.nn.softmax(x, axis=1),
+        lambda x: tf.stack([2.0 * x[i] for i in range(SIZE)]),
+        lambda x: tf.math.bincount(tf.cast(x[..., 0], tf.int32), axis=-1),
+        lambda x: tf.nn.conv1d(x, tf.ones((3, 3, 3)), 1, "SAME"),
     ],
 )
 def test_what_is_made_of_each_example_alone_is_no_coupling(function: Callable[[Any], Any]) -> None:
@@ -227,7 +230,23 @@ def test_what_is_made_of_each_example_alone_is_no_coupling(function: Callable[[A
         (lambda x: x + x[:1], "StridedSlice"),
         (lambda x: x * tf.nn.l2_loss(x), "L2Loss"),
         (lambda x: tf.sort(x, axis=0), "TopKV2"),
+        (
+            lambda x: tf.nn.conv1d(tf.transpose(x, [1, 0, 2]), tf.ones((3, 3, 3)), 1, "SAME"),
+            "Conv2D",
+        ),
+        (lambda x: tf.while_loop(lambda y: tf.reduce_max(y) > 1, lambda y: y / 2, [x]), "Max"),
+        (
+            lambda x: tf.compat.v1.nn.fused_batch_norm(x[:, None], tf.ones(3), tf.zeros(3))[0],
+            "FusedBatchNormV3",
+        ),
     ],
 )
 def test_coupling_is_named_by_its_operation(function: Callable[[Any], Any], kind: str) -> None:
     assert kind in seen(function)
+
+
+def test_constant_axis_of_the_surveyed_size_is_taken_for_no_batch() -> None:
+    def through_a_wide_constant(x: Any) -> Any:
+        return x + tf.reduce_mean(x[..., None] * tf.ones(SIZE), axis=-1)
+
+    assert problems_of(model_with(Through(through_a_wide_constant))) == []

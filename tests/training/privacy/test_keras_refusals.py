@@ -217,3 +217,16 @@ class OwnStep(OwnObjective):
 def test_model_that_says_itself_how_it_trains_is_refused(kind, line) -> None:
     with pytest.raises(UserError, match=line):
         make_private(kind([keras.Input((5,)), L.Dense(2)]), PLAN)
+
+
+def test_loss_that_reads_a_compiled_metric_is_refused() -> None:
+    accuracy = keras.metrics.SparseCategoricalAccuracy()
+
+    def easier(y_true: Any, y_pred: Any) -> Any:
+        return y_pred[:, 0] ** 2 * (1.0 + accuracy.result())
+
+    private = make_private(small_model(), PLAN)
+    private.compile("sgd", easier, metrics=[accuracy])
+    with pytest.raises(UserError, match="loss reads a metric"):
+        private.fit(X, Y, epochs=1, verbose=0)
+    assert private.releases == 0

@@ -68,6 +68,7 @@ class PrivateModel(WrappingModel):
         self._carried: tuple[np.ndarray, ...] = ()
         self._loss: Any = None
         self._loss_named: Any = None
+        self._metrics_given: list[Any] = []
         self._callbacks_named = ""
         # Names of what the metrics measure on training examples.
         self._measured: frozenset[str] = frozenset()
@@ -125,6 +126,7 @@ class PrivateModel(WrappingModel):
         )
         self._loss = per_example_loss(loss)
         self._loss_named = named_loss(loss)
+        self._metrics_given = [m for m in keras.tree.flatten(metrics) if hasattr(m, "variables")]
         self._drop_step()
         with self.distribute_strategy.scope():
             super().compile(
@@ -283,7 +285,8 @@ class PrivateModel(WrappingModel):
         self._root.begin(lambda: self._context(source))
         if self._step is not None:
             return self._step
-        step = step_for(self, self.plan, self._loss, source)
+        measured = [v for metric in self._metrics_given for v in metric.variables]
+        step = step_for(self, self.plan, self._loss, source, measured)
         batches = replicated(source, self._batching(source), self.distribute_strategy, 0, 0)
         step.trace(batches.element_spec)
         if self.releases:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -19,7 +22,11 @@ _PROBED_EXAMPLES = 4
 
 
 def step_for(
-    model: WrappingModel, plan: PrivacyPlan, loss: PerExampleLoss, source: Source
+    model: WrappingModel,
+    plan: PrivacyPlan,
+    loss: PerExampleLoss,
+    source: Source,
+    measured: Sequence[keras.Variable] = (),
 ) -> KerasStep:
     """The step that trains `model.inner`; not yet traced, which refuses what its graph shows.
 
@@ -28,6 +35,7 @@ def step_for(
         plan: Sets clipping and noise.
         loss: Per-example, of `compile`'s.
         source: The examples.
+        measured: Variables of the user's metrics, which the loss must not read.
 
     Raises:
         UserError: If model or loss cannot be private; names layer and remedy.
@@ -43,7 +51,6 @@ def step_for(
     if not inner.trainable_variables:
         raise UserError("model: has no trainable weight. Set trainable = True where it learns.")
     refuse_batches_as_examples(inner, few["inputs"])
-    measured = [variable for metric in model.metrics for variable in metric.variables]
     probe(inner, loss, few, measured=measured)
     if strategy.num_replicas_in_sync > 1:
         # Builds the metrics outside the replicas, which must not make variables.
