@@ -210,6 +210,7 @@ def seen(function: Callable[[Any], Any], shape: tuple[int, ...] = (SIZE, 4, 3)) 
         lambda x: x / tf.cast(tf.size(x), x.dtype) + tf.ones_like(tf.reduce_mean(x, 0)),
         lambda x: tf.while_loop(lambda i, _: i < 3, lambda i, y: (i + 1, tf.tanh(y)), (0, x))[1],
         lambda x: tf.sort(x, axis=1) + tf.nn.softmax(x, axis=1),
+        lambda x: tf.gather(tf.reshape(x, [-1, 3]), tf.cumsum(tf.argmax(x[..., 0], 1))),
         lambda x: tf.stack([2.0 * x[i] for i in range(SIZE)]),
         lambda x: tf.math.bincount(tf.cast(x[..., 0], tf.int32), axis=-1),
         lambda x: tf.nn.conv1d(x, tf.ones((3, 3, 3)), 1, "SAME"),

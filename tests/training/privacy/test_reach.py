@@ -263,3 +263,37 @@ def test_layer_unfrozen_after_a_survey_trains() -> None:
     frozen.trainable = True
     survey(model, tf.constant(reals(5)), BATCH, BATCH + 1, sites)
     assert frozen in sites
+
+
+class Keeps(L.Layer):
+    """Leaves its output in an attribute, as layers do whose attention is to be looked at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = L.Dense(4)
+
+    def build(self, shape: Any) -> None:
+        self.dense.build(shape)
+
+    def call(self, x: Any) -> Any:
+        vars(self)["kept"] = self.dense(x)
+        return self.kept
+
+
+class ReadsKept(L.Layer):
+    def __init__(self, other: L.Layer):
+        super().__init__()
+        vars(self)["other"] = other
+
+    def build(self, shape: Any) -> None:
+        self.gain = self.add_weight(shape=(4,), initializer="ones")
+
+    def call(self, x: Any) -> Any:
+        return x * self.gain + ops.tanh(self.other.kept * self.gain)
+
+
+def test_layer_replayed_with_what_it_was_not_called_with_is_refused() -> None:
+    keeps, x = Keeps(), keras.Input((5,))
+    model = keras.Model(x, logits(ReadsKept(keeps)(keeps(x))))
+    with pytest.raises(UserError, match=r"'reads_kept.*rows for one example"):
+        assert_exact(model, reals(5))
