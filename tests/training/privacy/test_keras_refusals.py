@@ -230,3 +230,11 @@ def test_loss_that_reads_a_compiled_metric_is_refused() -> None:
     with pytest.raises(UserError, match="loss reads a metric"):
         private.fit(X, Y, epochs=1, verbose=0)
     assert private.releases == 0
+
+
+def test_what_was_adapted_to_data_is_said_to_be_left_out(caplog) -> None:
+    adapted, given = L.Normalization(name="adapted"), L.Normalization(mean=0.0, variance=1.0)
+    adapted.adapt(X)
+    make_private(keras.Sequential([keras.Input((5,)), adapted, given, L.Dense(2)]), PLAN)
+    (line,) = [record.getMessage() for record in caplog.records if "adapt" in record.getMessage()]
+    assert "layer 'adapted' (Normalization)" in line

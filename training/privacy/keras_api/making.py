@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Literal
 
@@ -77,6 +78,7 @@ def make_private(
         raise UserError(f"on_exhausted: expected 'raise' or 'stop'. Received: {on_exhausted!r}")
     refuse_own_training(model)
     require_untrained(model.variables)
+    _warn_of_adapted(model)
     if model.built and getattr(model, "inputs", None):
         refuse(problems_of(model))
     use_whole_float32()
@@ -92,3 +94,24 @@ def make_private(
             seed=seed,
             callbacks_see_training_metrics=callbacks_see_training_metrics,
         )
+
+
+# Keras' layers that learn by `adapt`, and where they keep what they were given in its place.
+_GIVEN_INSTEAD = {
+    "IntegerLookup": "input_vocabulary",
+    "Normalization": "input_mean",
+    "StringLookup": "input_vocabulary",
+}
+
+
+def _warn_of_adapted(model: keras.Model) -> None:
+    """Says of what was counted before the plan began that epsilon leaves it out."""
+    for layer in model._flatten_layers():
+        given = _GIVEN_INSTEAD.get(type(layer).__name__)
+        if given is not None and getattr(layer, given, layer) is None:
+            logging.warning(
+                "make_private(model): layer '%s' (%s) holds what adapt() counted. Epsilon covers "
+                "none of it: adapt on public data alone, or give the layer public values.",
+                layer.path,
+                type(layer).__name__,
+            )
