@@ -7,8 +7,7 @@ no declaration shows: layers that mix examples, rows that are not examples, a wr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -17,7 +16,10 @@ import tensorflow as tf
 
 from configs.schema import UserError
 from training.privacy.clipping import PerExampleLoss, clipped_gradient_sum
-from training.privacy.problems import Problem
+from training.privacy.coupling import sizes_apart
+from training.privacy.loss_inspection import problems_of_loss
+from training.privacy.problems import Problem, refuse
+from training.privacy.repeated_draws import refuse_unrepeatable, same_draws, without_randomness
 from training.privacy.survey import examine
 from training.privacy.taps import Sites, find_sites
 
@@ -42,7 +44,9 @@ def problems_of(model: keras.Model, loss: PerExampleLoss | None = None) -> list[
         sites = find_sites(model)
     except UserError as error:
         return [Problem("model", str(error), "See above.")]
-    problems = examine(model, inputs, _SIZE, sites).problems
+    fixed = any(x.shape[0] for x in tf.nest.flatten(inputs_of(model)))
+    size = _SIZE if fixed else next(sizes_apart(model, inputs))
+    problems = examine(model, inputs, size, sites).problems
     if loss is not None and not problems:
         problems = _problems_of_loss(model, loss)
     return problems
@@ -75,8 +79,9 @@ def probe(
     model: keras.Model,
     loss: PerExampleLoss,
     batch: dict[str, Any],
-    examples: int = 2,
+    examples: int = 4,
     sites: Sites | None = None,
+    measured: Sequence[keras.Variable] = (),
 ) -> None:
     """Checks on real examples that the engine's gradients are those of each example alone.
 
@@ -93,10 +98,13 @@ def probe(
         batch: A Batch; its first (at most four) examples are used.
         examples: How many of them are compared with the naive loop.
         sites: From `find_sites(model)`.
+        measured: Variables that training examples change bare (those of metrics), which the loss
+            must not read.
 
     Raises:
-        UserError: If an example's output depends on the others or on its row, or the engine's
-            norm is not that of the example's own gradient.
+        UserError: If the loss is not one of each example alone (`loss_inspection`), an example's
+            output depends on the others or on its row, or the engine's norm is not that of the
+            example's own gradient.
     """
     sites = find_sites(model) if sites is None else sites
     few = tf.nest.map_structure(
@@ -107,11 +115,11 @@ def probe(
     everyone = tf.ones([size], tf.bool)
 
     @tf.function(autograph=False)
-    def engine(inputs: Any, labels: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    def engine(inputs: Any, labels: tf.Tensor) -> tuple[tf.Tensor, Any]:
         clipped = clipped_gradient_sum(
             model, loss, {"inputs": inputs, "labels": labels, "mask": everyone}, 1.0, sites
         )
-        return clipped.norms, tf.nest.flatten(clipped.logits)
+        return clipped.norms, clipped.logits
 
     @tf.function(autograph=False, reduce_retracing=True)
     def naive(inputs: Any, labels: tf.Tensor, row: tf.Tensor) -> tuple[tf.Tensor, list]:
@@ -144,10 +152,10 @@ def probe(
             own = [x[row] for x in elsewhere(one["inputs"], values)]
             _compare_outputs([x[i] for x in together], own, tolerance)
 
-    def compare(norms: tf.Tensor, logits: list[tf.Tensor], i: int, is_random: bool) -> None:
+    def compare(norms: tf.Tensor, logits: Any, i: int, is_random: bool) -> None:
         one, row = alone(i, is_random)
         own_norm, own_logits = naive(one["inputs"], one["labels"], tf.constant(row))
-        _compare_outputs([x[i] for x in logits], own_logits, tolerance)
+        _compare_outputs([x[i] for x in tf.nest.flatten(logits)], own_logits, tolerance)
         _compare(
             norms[i].numpy(),
             own_norm.numpy(),
@@ -156,8 +164,10 @@ def probe(
         )
 
     tolerance = _tolerance(model)
-    with _without_randomness(model), _same_draws(model) as draws:
+    with without_randomness(model), same_draws(model) as draws:
         norms, logits = engine(few["inputs"], few["labels"])
+        refuse_unrepeatable(engine.get_concrete_function(few["inputs"], few["labels"]).graph)
+        refuse(problems_of_loss(model, loss, few["labels"], logits, measured))
         if not draws.again():
             for i in range(min(examples, size)):
                 compare(norms, logits, i, is_random=False)
@@ -206,69 +216,6 @@ def _compare(found: np.ndarray, expected: np.ndarray, tolerance: float, what: st
             f"{np.array2string(found, precision=6)} in a batch, "
             f"{np.array2string(expected, precision=6)} alone."
         )
-
-
-@contextmanager
-def _without_randomness(model: keras.Model) -> Iterator[None]:
-    """Runs dropout and noise layers at strength zero."""
-    changed: list[tuple[keras.Layer, str, Any]] = []
-    for layer in _random_layers(model):
-        for name in ("rate", "stddev"):
-            if name in layer.__dict__:
-                changed.append((layer, name, layer.__dict__[name]))
-                # Through __dict__, past Keras' attribute tracking.
-                layer.__dict__[name] = 0.0
-    try:
-        yield
-    finally:
-        for layer, name, value in changed:
-            layer.__dict__[name] = value
-
-
-class _Draws:
-    """The state of a model's random generators, to be put back to where it starts from."""
-
-    def __init__(self, model: keras.Model):
-        # Keras keeps it among the variables that are not trained, in whole numbers.
-        self._states = [v for v in model.variables if not tf.as_dtype(v.dtype).is_floating]
-        self.start_from(self.state())
-
-    def state(self) -> list[np.ndarray]:
-        return [v.numpy() for v in self._states]
-
-    def start_from(self, values: list[np.ndarray]) -> None:
-        self._values = values
-
-    def again(self) -> bool:
-        """Puts the state back; whether anything was drawn."""
-        moved = False
-        for state, value in zip(self._states, self._values, strict=True):
-            if not np.array_equal(state.numpy(), value):
-                moved = True
-                state.assign(value)
-        return moved
-
-
-@contextmanager
-def _same_draws(model: keras.Model) -> Iterator[_Draws]:
-    """Leaves the generators as they were."""
-    draws = _Draws(model)
-    before = draws.state()
-    try:
-        yield draws
-    finally:
-        draws.start_from(before)
-        draws.again()
-
-
-def _random_layers(model: keras.Model) -> list[keras.Layer]:
-    return [layer for layer in model._flatten_layers() if _draws(layer)]
-
-
-def _draws(layer: keras.Layer) -> bool:
-    strengths = ("rate", "dropout", "recurrent_dropout", "stddev", "factor")
-    seeded = getattr(layer, "seed_generator", None) is not None
-    return seeded and any(bool(getattr(layer, name, None)) for name in strengths)
 
 
 def _tolerance(model: keras.Model) -> float:

@@ -10,9 +10,10 @@ every read and write of a variable is seen, so that the survey knows
 * uses of a trainable variable outside the layer that a rule covers (a weight borrowed from
   another layer): again the caller is tapped as a whole;
 * layers that cannot be private: they mix examples, carry state, add losses, or draw random
-  numbers where they must be replayed. All of them are reported at once.
+  numbers where they must be replayed. All of them are reported at once;
+* where one example reaches another (`training.privacy.coupling`), if nothing else is wrong.
 
-What it cannot see is a layer whose rows mix although every axis looks right: that is what
+What it cannot see is rows that mix although every axis looks right: that is what
 `training.privacy.inspection.probe` measures.
 """
 
@@ -23,6 +24,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from training.node_layers import NodeLayers
+from training.privacy.coupling import UNMISTAKABLE, couplings, found_again, sizes_apart
 from training.privacy.problems import refuse
 from training.privacy.reach import may_be_hidden
 from training.privacy.taps import Sites, recording
@@ -44,6 +47,7 @@ def survey(
     Raises:
         UserError: If the model cannot be private; names every layer with the remedy.
     """
+    sites.settle()
     key = (batch_size, surveyed_size, _signature(inputs))
     if key not in sites.batched:
         findings = examine(model, inputs, surveyed_size, sites)
@@ -62,9 +66,16 @@ def examine(model: keras.Model, inputs: Any, size: int, sites: Sites) -> Finding
         findings = _trace(model, inputs, size, sites)
         new = [layer for layer in findings.enclosing if id(layer) not in sites.whole]
         if not new:
-            return findings
+            break
         for layer in new:
             sites.tap_whole(layer)
+    if findings.couplings and not findings.problems:
+        other = next(sizes_apart(model, inputs, size))
+        layers = NodeLayers(model)
+        again = _trace(model, inputs, other, sites).couplings
+        for coupling in found_again(findings.couplings, again):
+            findings.problems.append(coupling.problem(layers.path_in(coupling.name) or "model"))
+    return findings
 
 
 def _signature(inputs: Any) -> str:
@@ -105,6 +116,10 @@ def _trace(model: keras.Model, inputs: Any, size: int, sites: Sites) -> Findings
                     "Let row i of the logits belong to example i.",
                 )
         watcher.check_graph(tf.compat.v1.get_default_graph())
+        if size >= UNMISTAKABLE:
+            findings.couplings.extend(
+                couplings(_tensors_in(larger_inputs), _tensors_in(outputs), size)
+            )
         if watcher.unread or may_be_hidden(taps, outputs):
             doubtful.append(watcher)
         return tf.zeros([])
@@ -114,3 +129,7 @@ def _trace(model: keras.Model, inputs: Any, size: int, sites: Sites) -> Findings
     if doubtful and not findings.problems:
         doubtful[0].check_reach(specification)
     return findings
+
+
+def _tensors_in(nest: Any) -> list[tf.Tensor]:
+    return [x for x in tf.nest.flatten(nest) if tf.is_tensor(x)]

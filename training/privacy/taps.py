@@ -17,12 +17,14 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from configs.schema import UserError
+from training.privacy.coupling import sizes_apart
 from training.privacy.rules import InsideRule, Rule, owned_variables, rule_for
 from training.privacy.rules.fallback import FALLBACK, Shared
 
@@ -61,10 +63,22 @@ class Sites(list[keras.Layer]):
     """
 
     def __init__(self, model: keras.Model, whole: Iterable[int] = ()):
+        super().__init__()
         self.model = model
         self.whole: set[int] = set(whole)
         self.batched: dict[Any, list[list[bool]]] = {}
-        super().__init__(_sites_of(model, self.whole))
+        self._trained: list[tuple[int, bool]] | None = None
+        self.settle()
+
+    def settle(self) -> None:
+        """Finds the layers again if others are trained than at the last time."""
+        if self._trained == _trained(self.model):
+            return
+        self._trained = _trained(self.model)
+        # A call patched by hand is not what the rule of its class is about.
+        self.whole |= {id(x) for x in self.model._flatten_layers() if "call" in vars(x)}
+        self[:] = _sites_of(self.model, self.whole)
+        self.batched.clear()
 
     def tap_whole(self, layer: keras.Layer) -> None:
         """Taps `layer` as a whole from now on, in place of the layers inside it."""
@@ -74,6 +88,12 @@ class Sites(list[keras.Layer]):
 
     def rule_for(self, layer: keras.Layer) -> Rule:
         return FALLBACK if id(layer) in self.whole else rule_for(layer)
+
+
+def _trained(model: keras.Model) -> list[tuple[int, bool]]:
+    """Tells a model from itself with other layers or variables frozen, or built since."""
+    parts = [*model._flatten_layers(), *model.variables]
+    return [(id(part), part.trainable) for part in parts]
 
 
 def _sites_of(model: keras.Model, whole: set[int]) -> list[keras.Layer]:
@@ -142,7 +162,8 @@ def tapped_forward(
     """
     from training.privacy.survey import survey  # which records, too
 
-    for surveyed_size in range(batch_size + 1, batch_size + 1 + _SURVEYS):
+    surveyed_sizes = list(islice(sizes_apart(model, inputs, batch_size), _SURVEYS))
+    for surveyed_size in surveyed_sizes:
         batched = survey(model, inputs, batch_size, surveyed_size, sites)
         with recording(sites, batch_size, watch) as taps:
             outputs = model(inputs, training=True)
@@ -152,7 +173,7 @@ def tapped_forward(
                 _with_shared_marked(tap, flags) for tap, flags in zip(taps, batched, strict=True)
             ]
     raise UserError(
-        f"model: constant axes of sizes {batch_size + 1} to {batch_size + _SURVEYS} cannot be told "
+        f"model: constant axes of sizes {surveyed_sizes[0]} to {surveyed_sizes[-1]} cannot be told "
         f"from a batch of {batch_size} examples. Choose another training.physical_batch_size."
     )
 

@@ -11,27 +11,18 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from training.privacy.coupling import Coupling
 from training.privacy.problems import Problem
 from training.privacy.reach import is_blind, reached
+from training.privacy.repeated_draws import RANDOM
 from training.privacy.rules import owned_variables
+from training.privacy.state_writes import writes_in
 from training.privacy.taps import Sites, call_is_training, is_constant_row, replaced_calls
 
 # What may be done to a constant row after it was repeated over the batch without the model
 # noticing: broadcasting against tensors that have the batch axis already.
 _BROADCASTING = {"Add", "AddV2", "Sub", "Mul"}
 _TRANSPARENT = {"Cast", "Identity"}
-_RANDOM = {
-    "Multinomial",
-    "ParameterizedTruncatedNormal",
-    "RandomGamma",
-    "RandomPoissonV2",
-    "RandomShuffle",
-    "RandomStandardNormal",
-    "RandomUniform",
-    "RandomUniformInt",
-    "TruncatedNormal",
-}
-_ASSIGNMENTS = {"AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp"}
 
 
 @dataclass
@@ -42,11 +33,14 @@ class Findings:
         problems: Why the model cannot be private; empty if it can.
         batched: For each tapped call in order, which of its flattened arguments are batched.
         enclosing: Layers that must be tapped as a whole before the taps can be trusted.
+        couplings: Where one example may reach another, unless an axis has the batch's size by
+            chance.
     """
 
     problems: list[Problem] = field(default_factory=list)
     batched: list[list[bool]] = field(default_factory=list)
     enclosing: list[keras.Layer] = field(default_factory=list)
+    couplings: list[Coupling] = field(default_factory=list)
 
     def report(self, layer: keras.Layer | None, what: str, remedy: str) -> None:
         problem = Problem("model" if layer is None else layer.path, what, remedy)
@@ -149,15 +143,14 @@ class Watcher(keras.StatelessScope):
         )
 
     def check_graph(self, graph: tf.Graph) -> None:
-        """Finds variables unknown to Keras that the model writes."""
-        for operation in graph.get_operations():
-            if operation.type in _ASSIGNMENTS:
-                self._findings.report(
-                    None,
-                    f"writes the variable '{operation.inputs[0].name}' while it trains, so that "
-                    "later batches see earlier ones",
-                    "Remove the update, or make it a constant.",
-                )
+        """Finds what the model writes beside variables of Keras."""
+        for name in writes_in(graph):
+            self._findings.report(
+                None,
+                f"writes the variable '{name}' while it trains, so that later batches see earlier "
+                "ones",
+                "Remove the update, or make it a constant.",
+            )
 
     def _followed(self, layer: keras.Layer, call: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(call)
@@ -176,7 +169,7 @@ class Watcher(keras.StatelessScope):
                 self._callers.append(self._stack[-1] if self._stack else self._model)
                 self._check_outputs(layer, outputs)
             if is_replayed and any(
-                operation.type in _RANDOM for operation in _operations()[operations_before:]
+                operation.type in RANDOM for operation in _operations()[operations_before:]
             ):
                 self._report_randomness(layer)
             return outputs
@@ -209,7 +202,10 @@ class Watcher(keras.StatelessScope):
         return any(variable is v for v in covered)
 
     def _innermost_holder(self, variable: keras.Variable) -> keras.Layer:
-        for layer in reversed(self._stack):
+        # What a tapped layer calls runs untapped: only around that can help.
+        site = self._tapped()
+        within = len(self._stack) if site is None else self._stack.index(site) + 1
+        for layer in reversed(self._stack[:within]):
             if any(variable is v for v in layer.trainable_variables):
                 return layer
         return self._model

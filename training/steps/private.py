@@ -6,6 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from configs.schema import UserError
 from training.privacy.adaptive_query import half_counts
 from training.privacy.clip_methods import CountedQuantile
 from training.privacy.clip_methods.base import LEAST_BOUND
@@ -96,6 +97,11 @@ class PrivateStep(TrainingStep):
         return self._plan.draws(step, randomness, max(1, len(self._variables)) + further)
 
     def _gradient_sum(self, batch: dict[str, Any]) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
+        if list(map(id, self._model.trainable_variables)) != list(map(id, self._variables)):
+            raise UserError(
+                "model: other weights are trainable than when the step was made. Compile again "
+                "after setting trainable."
+            )
         bound = None if self._bound is None else tf.convert_to_tensor(self._bound)
         clipping: Any = self._plan.clipping
         if self._adapting is not None:

@@ -25,6 +25,8 @@ PLAN = PrivacyPlan.dp_sgd(
 GENERATOR = np.random.default_rng(3)
 X = GENERATOR.normal(size=(EXAMPLES, 5))
 Y = (X[:, 0] > 0).astype("int64")
+# Other people with the same labels.
+HELD_OUT = X * 1.01
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 

@@ -46,7 +46,7 @@ def trained(
             steps_per_execution=per_execution,
         )
     before = [np.array(w) for w in model.get_weights()]
-    history = private.fit(x, y, validation_data=(x, y), verbose=0).history
+    history = private.fit(x, y, validation_data=(x * 1.01, y), verbose=0).history
     return private, before, history["accuracy"]
 
 

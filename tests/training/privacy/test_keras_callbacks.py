@@ -13,6 +13,7 @@ import pytest
 from configs.schema import UserError
 from tests.training.privacy.keras_cases import (
     CROSS_ENTROPY,
+    HELD_OUT,
     PLAN,
     X,
     Y,
@@ -67,7 +68,7 @@ def test_own_callback_sees_validation_and_no_measurement_of_training() -> None:
         X,
         Y,
         epochs=2,
-        validation_data=(X, Y),
+        validation_data=(HELD_OUT, Y),
         callbacks=keras.callbacks.CallbackList([seen]),
         verbose=0,
     )

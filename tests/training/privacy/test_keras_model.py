@@ -19,6 +19,7 @@ from tests.training.privacy import naive
 from tests.training.privacy.keras_cases import (
     CROSS_ENTROPY,
     EXAMPLES,
+    HELD_OUT,
     PLAN,
     ROOT,
     STEPS,
@@ -57,8 +58,8 @@ def test_step_is_the_clipped_sum_plus_planned_noise_by_the_expected_batch_size(p
 
 
 def test_fit_learns_what_is_there_to_learn() -> None:
-    x = np.random.default_rng(0).normal(size=(400, 5)).astype("float32")
-    y = (x[:, 0] > 0).astype("int64")
+    x, held_out = np.random.default_rng(0).normal(size=(2, 400, 5)).astype("float32")
+    y, labels = (x[:, 0] > 0).astype("int64"), (held_out[:, 0] > 0).astype("int64")
     plan = PrivacyPlan.dp_sgd(
         num_examples=400,
         batch_size=100,
@@ -70,12 +71,13 @@ def test_fit_learns_what_is_there_to_learn() -> None:
     private = make_private(small_model(), plan, seed=0)
     private.compile("adam", CROSS_ENTROPY, metrics=["accuracy"], steps_per_execution=3)
     private.optimizer.learning_rate = 0.05
-    history = private.fit(x, y, validation_data=(x, y), verbose=0).history
+    history = private.fit(x, y, validation_data=(held_out, labels), verbose=0).history
     assert set(history) == {"loss", "accuracy", "val_loss", "val_accuracy"}
     assert len(history["loss"]) == 10
     assert history["val_accuracy"][-1] > 0.9
     assert private.predict(x, verbose=0).shape == (400, 2)
-    assert private.evaluate(x, y, verbose=0)[1] == pytest.approx(history["val_accuracy"][-1])
+    accuracy = private.evaluate(held_out, labels, verbose=0)[1]
+    assert accuracy == pytest.approx(history["val_accuracy"][-1])
     assert private.releases == plan.steps
 
 
@@ -104,10 +106,11 @@ def test_privacy_spent_is_the_plans_and_the_weights_are_shared() -> None:
 
 
 def test_every_input_structure_that_keras_takes_is_taken() -> None:
-    a, b = keras.Input((5,), name="a"), keras.Input((1,), name="b", dtype="int32")
-    both = L.Concatenate()([a, L.Flatten()(L.Embedding(4, 3)(b))])
     ids = np.arange(EXAMPLES)[:, None] % 4
-    for x, inputs in (({"a": X, "b": ids}, {"a": a, "b": b}), ([X, ids], [a, b])):
+    for named in (True, False):
+        a, b = keras.Input((5,), name="a"), keras.Input((1,), name="b", dtype="int32")
+        both = L.Concatenate()([a, L.Flatten()(L.Embedding(4, 3)(b))])
+        x, inputs = ({"a": X, "b": ids}, {"a": a, "b": b}) if named else ([X, ids], [a, b])
         private = compiled(keras.Model(inputs, L.Dense(2)(both)))
         private.fit(x, Y, epochs=1, verbose=0)
         assert private.releases == 3
@@ -253,7 +256,7 @@ def test_callbacks_of_keras_work(tmp_path) -> None:
         ),
         keras.callbacks.EarlyStopping("val_loss", patience=0, min_delta=1e9),
     ]
-    private.fit(X, Y, epochs=4, validation_data=(X, Y), callbacks=callbacks, verbose=0)
+    private.fit(X, Y, epochs=4, validation_data=(HELD_OUT, Y), callbacks=callbacks, verbose=0)
     assert rates == pytest.approx([0.1, 0.05])  # stopped early
     assert (tmp_path / "log.csv").read_text().startswith("epoch,accuracy,loss,val_")
     assert list((tmp_path / "logs").rglob("events.*"))

@@ -47,7 +47,7 @@ def against_the_others(y_true: Any, y_pred: Any) -> Any:
 
 BATCH_COUPLED = {
     "one number a batch": (reduced_to_one, "it mixes the examples of a batch"),
-    "centred by the batch": (against_the_others, "not that of the example alone"),
+    "centred by the batch": (against_the_others, "loss makes.*other examples of its batch"),
     "overridden call": (Overriding(), "overrides __call__"),
     "several": ({"a": "mse", "b": "mse"}, "expected one loss"),
     "none": ([], "expected one loss"),
@@ -98,6 +98,9 @@ REQUESTS: dict[str, tuple[dict[str, Any], str]] = {
         {"callbacks": [keras.callbacks.EarlyStopping("loss")]},
         "expected one that monitors validation",
     ),
+    "validates on what it trains on": ({"validation_data": (X, Y)}, "that are not trained on"),
+    "validates on a part of it": ({"validation_data": (X[:9], Y[:9])}, "that are not trained on"),
+    "validates on a copy": ({"validation_data": (X.copy(), Y)}, "that are not trained on"),
     "stops on NaN": ({"callbacks": [keras.callbacks.TerminateOnNaN()]}, "would void epsilon"),
 }
 
@@ -187,3 +190,51 @@ def test_second_plan_for_spent_weights_is_refused() -> None:
     compiled(model).fit(X, Y, epochs=1, verbose=0)
     with pytest.raises(UserError, match="hold 3 releases of another plan"):
         make_private(model, PLAN)
+
+
+def test_validation_on_other_rows_of_the_same_array_is_taken() -> None:
+    everything = np.concatenate([X, X[:20] + 1])
+    private = compiled()
+    held_out = (everything[EXAMPLES:], Y[:20])
+    history = private.fit(everything[:EXAMPLES], Y, epochs=1, verbose=0, validation_data=held_out)
+    assert "val_loss" in history.history
+
+
+class OwnObjective(keras.Sequential):
+    def compute_loss(self, **arguments: Any) -> Any:
+        return 2.0 * super().compute_loss(**arguments)
+
+
+class OwnStep(OwnObjective):
+    def train_step(self, data: Any) -> Any:
+        return super().train_step(data)
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [(OwnObjective, "OwnObjective has a compute_loss"), (OwnStep, "OwnStep has a train_step")],
+)
+def test_model_that_says_itself_how_it_trains_is_refused(kind, line) -> None:
+    with pytest.raises(UserError, match=line):
+        make_private(kind([keras.Input((5,)), L.Dense(2)]), PLAN)
+
+
+def test_loss_that_reads_a_compiled_metric_is_refused() -> None:
+    accuracy = keras.metrics.SparseCategoricalAccuracy()
+
+    def easier(y_true: Any, y_pred: Any) -> Any:
+        return y_pred[:, 0] ** 2 * (1.0 + accuracy.result())
+
+    private = make_private(small_model(), PLAN)
+    private.compile("sgd", easier, metrics=[accuracy])
+    with pytest.raises(UserError, match="loss reads a metric"):
+        private.fit(X, Y, epochs=1, verbose=0)
+    assert private.releases == 0
+
+
+def test_what_was_adapted_to_data_is_said_to_be_left_out(caplog) -> None:
+    adapted, given = L.Normalization(name="adapted"), L.Normalization(mean=0.0, variance=1.0)
+    adapted.adapt(X)
+    make_private(keras.Sequential([keras.Input((5,)), adapted, given, L.Dense(2)]), PLAN)
+    (line,) = [record.getMessage() for record in caplog.records if "adapt" in record.getMessage()]
+    assert "layer 'adapted' (Normalization)" in line

@@ -196,3 +196,104 @@ def test_layer_with_two_modes_beside_a_gradient_of_its_own_is_exact() -> None:
     model = ThereAndBack()
     model(reals(3))
     assert_exact(model, reals(3))
+
+
+def adapted() -> keras.Model:
+    """A dense layer whose call was patched to add what two others make, as adapters often are."""
+
+    class Adapted(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense, self.down, self.up, self.out = (L.Dense(n) for n in (4, 2, 4, 3))
+
+        def call(self, x: Any) -> Any:
+            return self.out(ops.tanh(self.dense(x)))
+
+    model = Adapted()
+    for layer, width in ((model.dense, 5), (model.down, 5), (model.up, 2)):
+        layer.build((None, width))
+    original = model.dense.call
+    vars(model.dense)["call"] = lambda x, training=None: original(x) + model.up(model.down(x))
+    return model
+
+
+def reparametrised() -> keras.Model:
+    """A dense layer whose call was patched to norm its kernel."""
+    dense = L.Dense(4)
+    dense.build((None, 5))
+    vars(dense)["call"] = lambda x, training=None: (
+        ops.matmul(x, dense.kernel / ops.norm(dense.kernel, axis=0)) + dense.bias
+    )
+    return keras.Sequential([dense, L.Dense(3)])
+
+
+@pytest.mark.parametrize("make", [adapted, reparametrised])
+def test_patched_call_has_the_gradient_of_the_naive_loop(make: Callable[[], keras.Model]) -> None:
+    model = make()
+    model(reals(5))
+    assert_exact(model, reals(5))
+
+
+class Lends(L.Layer):
+    """Has a call of its own weights, within which another's layer runs."""
+
+    def __init__(self, other: L.Layer):
+        super().__init__()
+        vars(self)["other"] = other  # past Keras' tracking
+
+    def build(self, shape: Any) -> None:
+        self.gain = self.add_weight(shape=(shape[-1],), initializer="ones")
+
+    def call(self, x: Any) -> Any:
+        return self.other(x * self.gain)
+
+
+def test_layer_run_within_one_that_does_not_hold_it_trains() -> None:
+    other = L.Dense(4, activation="tanh")
+    x = keras.Input((5,))
+    assert_exact(keras.Model(x, logits(other(x) + Lends(other)(x))), reals(5))
+
+
+def test_layer_unfrozen_after_a_survey_trains() -> None:
+    frozen = L.Dense(4, activation="tanh", trainable=False)
+    x = keras.Input((5,))
+    model = keras.Model(x, logits(frozen(x)))
+    sites = find_sites(model)
+    survey(model, tf.constant(reals(5)), BATCH, BATCH + 1, sites)
+    frozen.trainable = True
+    survey(model, tf.constant(reals(5)), BATCH, BATCH + 1, sites)
+    assert frozen in sites
+
+
+class Keeps(L.Layer):
+    """Leaves its output in an attribute, as layers do whose attention is to be looked at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = L.Dense(4)
+
+    def build(self, shape: Any) -> None:
+        self.dense.build(shape)
+
+    def call(self, x: Any) -> Any:
+        vars(self)["kept"] = self.dense(x)
+        return self.kept
+
+
+class ReadsKept(L.Layer):
+    def __init__(self, other: L.Layer):
+        super().__init__()
+        vars(self)["other"] = other
+
+    def build(self, shape: Any) -> None:
+        self.gain = self.add_weight(shape=(4,), initializer="ones")
+
+    def call(self, x: Any) -> Any:
+        return x * self.gain + ops.tanh(self.other.kept * self.gain)
+
+
+def test_layer_replayed_with_what_it_was_not_called_with_is_refused() -> None:
+    keeps, x = Keeps(), keras.Input((5,))
+    model = keras.Model(x, logits(ReadsKept(keeps)(keeps(x))))
+    with pytest.raises(UserError, match=r"'reads_kept.*rows for one example"):
+        assert_exact(model, reals(5))

@@ -157,6 +157,20 @@ REFUSED = {
         "more than once.*Concatenate",
     ),
     "windows": (lambda: pipeline().window(1).flat_map(lambda x, y: x), "elements of several"),
+    "mixup": (
+        lambda: Dataset.zip(pipeline().shuffle(60), pipeline().shuffle(60)).map(
+            lambda a, b: ((a[0] + b[0]) / 2, a[1])
+        ),
+        "elements of several examples .ZipDataset",
+    ),
+    "mixup of one shuffling": (
+        lambda: pipeline().shuffle(60).apply(lambda d: Dataset.zip(d, d)),
+        "elements of several examples .ZipDataset",
+    ),
+    "zipped to the next": (
+        lambda: pipeline().apply(lambda d: Dataset.zip(d, d.skip(1))),
+        "elements of several examples .ZipDataset",
+    ),
     "running sums": (
         lambda: pipeline().scan(tf.zeros(5), lambda s, x: (s + x[0], (s + x[0], x[1]))),
         "elements of several examples .ScanDataset",
@@ -192,6 +206,18 @@ def test_a_pipeline_that_would_void_epsilon_is_refused_and_nothing_is_stored(
         private_dataset(PLAN, make(), directory=directory)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.rglob("*.*"))
+
+
+def test_zipped_pipelines_of_the_same_examples_are_taken() -> None:
+    def zipped(d: Dataset) -> Dataset:
+        return Dataset.zip(d.map(lambda x, _: 2 * x), d.map(lambda _, y: y))
+
+    expected = drawn(private_dataset(PLAN, X * 2, Y, seed=3))
+    assert_same(drawn(private_dataset(PLAN, pipeline().apply(zipped), seed=3)), expected)
+    apart = Dataset.zip(Dataset.from_tensor_slices(X), Dataset.from_tensor_slices(Y).cache())
+    assert_same(
+        drawn(private_dataset(PLAN, apart, seed=3)), drawn(private_dataset(PLAN, X, Y, seed=3))
+    )
 
 
 def test_what_does_not_fit_in_memory_needs_a_directory(tmp_path, monkeypatch) -> None:

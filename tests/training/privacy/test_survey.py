@@ -233,12 +233,31 @@ def test_probe_passes_a_model_with_random_numbers_and_leaves_its_generators_alon
     np.testing.assert_array_equal(jitter.draws.state.numpy(), before)
 
 
+class Drops(keras.layers.Layer):
+    def __init__(self, drop: Callable[..., Any]):
+        super().__init__()
+        self.drop = drop
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        return self.drop(inputs, 0.3) if training else inputs
+
+
+def test_probe_passes_random_numbers_of_keras_own_generator() -> None:
+    probe(model_with(Drops(keras.random.dropout)), cross_entropy, examples())
+
+
+def test_random_numbers_of_tensorflow_are_refused_for_what_they_are() -> None:
+    with pytest.raises(UserError, match=r"random numbers by TensorFlow.*SeedGenerator"):
+        probe(model_with(Drops(tf.nn.dropout)), cross_entropy, examples())
+
+
 def test_probe_finds_what_mixes_examples_behind_random_numbers() -> None:
     with pytest.raises(UserError, match="other examples of its batch"):
         probe(model_with(keras.Sequential([Jitter(), Centers()])), cross_entropy, examples())
 
     def coupled(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        return cross_entropy(labels, logits - tf.reduce_mean(logits, axis=0))
+        # In a loop over the rows, which no axis tells of.
+        return tf.scan(lambda before, own: own + before / 2, cross_entropy(labels, logits))
 
     with pytest.raises(UserError, match="not that of the example alone"):
         probe(model_with(Jitter()), coupled, examples())

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
+
+import keras
 
 from configs.schema import UserError
 from training.privacy.ledger import Ledger
 from training.privacy.mechanisms import GaussianMechanism
 from training.privacy.plan import PrivacyPlan
 from training.privacy.sampling import PoissonSampling
+
+# Stays with a weight whatever model it is in, so that a second plan cannot forget the first.
+_MARK = "_sterling_budget"
 
 
 class Budget:
@@ -65,6 +71,19 @@ class Budget:
             logging.warning("fit: %s; stopping after the last planned step.", message)
         return left if wanted is None else min(wanted, left)
 
+    def require_alone(self, weights: Iterable[keras.Variable]) -> None:
+        """Refuses weights that hold releases of another plan, in whatever model they came by them.
+
+        Raises:
+            UserError: Names the first of them.
+        """
+        require_untrained(w for w in weights if getattr(w, _MARK, None) is not self)
+
+    def mark(self, weights: Iterable[keras.Variable]) -> None:
+        """Notes on weights that releases to come are paid for here."""
+        for weight in weights:
+            setattr(weight, _MARK, self)
+
     def spend(self, randomness: str, steps: int = 1) -> None:
         """Counts releases, durably where there is a ledger; to be called before their use.
 
@@ -82,6 +101,22 @@ class Budget:
         if self._ledger is not None:
             self._ledger.record_group(range(self._releases, self._releases + steps), randomness)
         self._releases += steps
+
+
+def require_untrained(weights: Iterable[keras.Variable]) -> None:
+    """Refuses weights that hold releases of a plan.
+
+    Raises:
+        UserError: Names the first of them.
+    """
+    for weight in weights:
+        earlier = getattr(weight, _MARK, None)
+        if earlier is not None and earlier.releases:
+            raise UserError(
+                f"make_private(model): its weights ('{weight.path}') hold {earlier.releases} "
+                "releases of another plan, which this plan's epsilon would leave out. Go on with "
+                "the private model there is, or start from a model of fresh weights."
+            )
 
 
 def _steps_are_independent(plan: PrivacyPlan) -> bool:

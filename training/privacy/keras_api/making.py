@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Literal
 
@@ -10,15 +11,13 @@ import keras
 from configs.schema import UserError
 from training.privacy.half_precision import use_whole_float32
 from training.privacy.inspection import problems_of
-from training.privacy.keras_api.budget import Budget
+from training.privacy.keras_api.budget import Budget, require_untrained
 from training.privacy.keras_api.model import PrivateModel
+from training.privacy.keras_api.requests import refuse_own_training
 from training.privacy.measured_precision import require_whole_float32
 from training.privacy.plan import PrivacyPlan
 from training.privacy.problems import refuse
 from training.strategy import has_accelerators
-
-# So that a model's second plan does not forget what the first has spent.
-_BUDGET = "_sterling_budget"
 
 
 def make_private(
@@ -77,13 +76,9 @@ def make_private(
         )
     if on_exhausted not in ("raise", "stop"):
         raise UserError(f"on_exhausted: expected 'raise' or 'stop'. Received: {on_exhausted!r}")
-    earlier = model.__dict__.get(_BUDGET)
-    if earlier is not None and earlier.releases:
-        raise UserError(
-            f"make_private(model): its weights hold {earlier.releases} releases of another plan, "
-            "which this plan's epsilon would leave out. Go on with the private model there is, or "
-            "start from a model of fresh weights."
-        )
+    refuse_own_training(model)
+    require_untrained(model.variables)
+    _warn_of_adapted(model)
     if model.built and getattr(model, "inputs", None):
         refuse(problems_of(model))
     use_whole_float32()
@@ -91,8 +86,6 @@ def make_private(
         require_whole_float32(model.distribute_strategy)
     with model.distribute_strategy.scope():
         budget = Budget(plan, None if ledger is None else Path(ledger), on_exhausted)
-        # Through __dict__, past Keras' attribute tracking, which is closed once built.
-        model.__dict__[_BUDGET] = budget
         return PrivateModel(
             model,
             plan,
@@ -101,3 +94,24 @@ def make_private(
             seed=seed,
             callbacks_see_training_metrics=callbacks_see_training_metrics,
         )
+
+
+# Keras' layers that learn by `adapt`, and where they keep what they were given in its place.
+_GIVEN_INSTEAD = {
+    "IntegerLookup": "input_vocabulary",
+    "Normalization": "input_mean",
+    "StringLookup": "input_vocabulary",
+}
+
+
+def _warn_of_adapted(model: keras.Model) -> None:
+    """Says of what was counted before the plan began that epsilon leaves it out."""
+    for layer in model._flatten_layers():
+        given = _GIVEN_INSTEAD.get(type(layer).__name__)
+        if given is not None and getattr(layer, given, layer) is None:
+            logging.warning(
+                "make_private(model): layer '%s' (%s) holds what adapt() counted. Epsilon covers "
+                "none of it: adapt on public data alone, or give the layer public values.",
+                layer.path,
+                type(layer).__name__,
+            )

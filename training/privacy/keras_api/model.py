@@ -35,6 +35,7 @@ from training.privacy.keras_api.requests import (
     refuse_callbacks,
     refuse_compile_arguments,
     refuse_fit_arguments,
+    refuse_training_as_validation,
 )
 from training.privacy.keras_api.root import FitRoot, context_of
 from training.privacy.keras_api.sources import Source
@@ -67,6 +68,7 @@ class PrivateModel(WrappingModel):
         self._carried: tuple[np.ndarray, ...] = ()
         self._loss: Any = None
         self._loss_named: Any = None
+        self._metrics_given: list[Any] = []
         self._callbacks_named = ""
         # Names of what the metrics measure on training examples.
         self._measured: frozenset[str] = frozenset()
@@ -124,6 +126,7 @@ class PrivateModel(WrappingModel):
         )
         self._loss = per_example_loss(loss)
         self._loss_named = named_loss(loss)
+        self._metrics_given = [m for m in keras.tree.flatten(metrics) if hasattr(m, "variables")]
         self._drop_step()
         with self.distribute_strategy.scope():
             super().compile(
@@ -194,6 +197,7 @@ class PrivateModel(WrappingModel):
         source = x_as_source(self.plan, x, y, sample_weight, class_weight)
         require_planned_size(self.plan, source)
         self._root.require_same_examples(source)
+        refuse_training_as_validation(x, validation_data)
         given = callbacks_given(callbacks)
         refuse_callbacks(given)
         # As text, which Keras does not track.
@@ -277,16 +281,19 @@ class PrivateModel(WrappingModel):
 
     def _prepared_step(self, source: Source) -> KerasStep:
         """The traced step; refuses a model or loss that cannot be private before it is run."""
+        self._budget.require_alone(self.inner.variables)
         self._root.begin(lambda: self._context(source))
         if self._step is not None:
             return self._step
-        step = step_for(self, self.plan, self._loss, source)
+        measured = [v for metric in self._metrics_given for v in metric.variables]
+        step = step_for(self, self.plan, self._loss, source, measured)
         batches = replicated(source, self._batching(source), self.distribute_strategy, 0, 0)
         step.trace(batches.element_spec)
         if self.releases:
             step.recall(self.releases, self._root())
         for variable, value in zip(step.state, self._carried, strict=False):
             variable.assign(value)
+        self._budget.mark(self.inner.trainable_variables)
         self._step = step
         return step
 

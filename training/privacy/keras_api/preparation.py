@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -19,7 +22,11 @@ _PROBED_EXAMPLES = 4
 
 
 def step_for(
-    model: WrappingModel, plan: PrivacyPlan, loss: PerExampleLoss, source: Source
+    model: WrappingModel,
+    plan: PrivacyPlan,
+    loss: PerExampleLoss,
+    source: Source,
+    measured: Sequence[keras.Variable] = (),
 ) -> KerasStep:
     """The step that trains `model.inner`; not yet traced, which refuses what its graph shows.
 
@@ -28,15 +35,15 @@ def step_for(
         plan: Sets clipping and noise.
         loss: Per-example, of `compile`'s.
         source: The examples.
+        measured: Variables of the user's metrics, which the loss must not read.
 
     Raises:
         UserError: If model or loss cannot be private; names layer and remedy.
     """
     inner, strategy = model.inner, model.distribute_strategy
-    few = tf.nest.map_structure(
-        tf.convert_to_tensor,
-        source.read(np.arange(min(_PROBED_EXAMPLES, source.num_examples))),
-    )
+    # From all over, because neighbours may be alike (data sorted by label).
+    rows = np.linspace(0, source.num_examples - 1, min(_PROBED_EXAMPLES, source.num_examples))
+    few = tf.nest.map_structure(tf.convert_to_tensor, source.read(rows.astype(np.int64)))
     if not inner.built:
         with strategy.scope():
             inner(few["inputs"])
@@ -44,7 +51,7 @@ def step_for(
     if not inner.trainable_variables:
         raise UserError("model: has no trainable weight. Set trainable = True where it learns.")
     refuse_batches_as_examples(inner, few["inputs"])
-    probe(inner, loss, few)
+    probe(inner, loss, few, measured=measured)
     if strategy.num_replicas_in_sync > 1:
         # Builds the metrics outside the replicas, which must not make variables.
         model.test_on_batch(few["inputs"], labels_of(few["labels"]))

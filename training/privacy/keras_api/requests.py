@@ -6,10 +6,31 @@ from collections.abc import Iterable
 from typing import Any
 
 import keras
+import numpy as np
 
 from configs.schema import UserError
 from training.privacy.acting_callbacks import measurement_acted_on, names_files_by_training
 from training.privacy.plan import PrivacyPlan
+
+# What Keras' own fit would call, and a private fit does not.
+_TRAINING = ("train_step", "compute_loss", "make_train_function", "fit")
+
+
+def refuse_own_training(model: keras.Model) -> None:
+    """Refuses a model of a class that says itself how it trains, which would not be heeded.
+
+    Raises:
+        UserError: Names the method.
+    """
+    for name in _TRAINING:
+        (owner, *_) = (kind for kind in type(model).__mro__ if name in vars(kind))
+        if owner.__module__.partition(".")[0] not in ("keras", "keras_hub"):
+            raise UserError(
+                f"make_private(model): {owner.__name__} has a {name} of its own, which private "
+                "training does not run: it clips the gradient of compile's loss. Give the "
+                "functional model, or one with call alone, and the loss to compile; or write the "
+                "loop yourself with clipped_gradient_sum."
+            )
 
 
 def refuse_compile_arguments(
@@ -71,6 +92,37 @@ def refuse_fit_arguments(
         )
     if shuffle is not True:
         raise UserError(f"fit(shuffle={shuffle}): expected True; the plan draws the batches.")
+
+
+def refuse_training_as_validation(x: Any, validation_data: Any) -> None:
+    """Refuses training examples for validation: callbacks may act on what is measured there.
+
+    Seen are the same object, arrays that overlap in memory, and equal arrays.
+
+    Raises:
+        UserError: If so.
+    """
+    if validation_data is None:
+        return
+    held_out = validation_data[0] if isinstance(validation_data, (tuple, list)) else validation_data
+    if held_out is x or any(map(_same, keras.tree.flatten(x), keras.tree.flatten(held_out))):
+        raise UserError(
+            "fit(validation_data=...): expected examples that are not trained on; what callbacks "
+            "(and whoever chooses a model) read there would tell of training examples, which "
+            "epsilon does not cover. Hold some out before the plan is made; metrics of compile "
+            "show how training goes."
+        )
+
+
+def _same(array: Any, other: Any) -> bool:
+    if not (isinstance(array, np.ndarray) and isinstance(other, np.ndarray)):
+        return False
+    if array.shape == other.shape and np.array_equal(array, other):
+        return True
+    try:
+        return np.shares_memory(array, other, max_work=10**4)
+    except np.exceptions.TooHardError:
+        return False  # strides that no slice of whole examples has
 
 
 def refuse_callbacks(callbacks: Iterable[Any]) -> None:

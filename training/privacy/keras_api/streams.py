@@ -43,6 +43,9 @@ _BATCHES = (
     "RebatchDataset",
 )
 _JOINS = ("WindowDataset", "GroupByWindowDataset", "GroupByReducerDataset", "ScanDataset")
+_PAIRS = ("ZipDataset",)
+_MOVES = ("FilterDataset", "ShardDataset", "SkipDataset")
+_SHUFFLES = ("ShuffleDataset", "ShuffleAndRepeatDataset")
 _REPEATS = ("RepeatDataset", "ShuffleAndRepeatDataset")
 _MERGES = ("ConcatenateDataset", "DirectedInterleaveDataset")
 
@@ -248,7 +251,7 @@ def _refuse_repeated(dataset: tf.data.Dataset) -> None:
                 "time would count as another person: epsilon would hide none of them. Give every "
                 "example once: the plan draws the epochs."
             )
-        if kind in _JOINS:
+        if kind in _JOINS or (kind in _PAIRS and _pairs_others(earlier)):
             raise UserError(
                 f"fit(x): this tf.data.Dataset makes elements of several examples ({kind}), so "
                 "that one person's data would be in several. Make each element of one example."
@@ -263,3 +266,13 @@ def _shares_a_source(merged: tf.data.Dataset) -> bool:
             return True
         seen |= found
     return False
+
+
+def _pairs_others(zipped: tf.data.Dataset) -> bool:
+    """Whether an element may join what was made of one example with another's (mixup)."""
+    branches = [{id(d): _kind(d) for d in _all_before(branch)} for branch in _inputs(zipped)]
+    if any(kind in _SHUFFLES for branch in branches for kind in branch.values()):
+        return True  # in another order each
+    shared = set.intersection(*map(set, branches))
+    own = [kind for branch in branches for key, kind in branch.items() if key not in shared]
+    return bool(shared) and any(kind in _MOVES for kind in own)

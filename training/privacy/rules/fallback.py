@@ -19,6 +19,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from configs.schema import UserError
 from training.privacy.gradients import Instantiated
 from training.privacy.rules.base import Gradients, Rule
 from training.privacy.rules.vectorization import map_examples
@@ -71,8 +72,10 @@ class FallbackRule(Rule):
                 state = list(zip(variables, values, strict=True))
                 with keras.StatelessScope(state_mapping=state), _without_cudnn(layer):
                     outputs = tf.nest.flatten(layer(*own_args, **own_kwargs))
+            outputs = [x for x in outputs if tf.is_tensor(x) and x.dtype.is_floating]
+            _require_one_row(layer, outputs)
             found = tape.gradient(
-                [x for x in outputs if tf.is_tensor(x) and x.dtype.is_floating],
+                outputs,
                 values,
                 output_gradients=list(batches_of_one),
                 unconnected_gradients=tf.UnconnectedGradients.ZERO,
@@ -84,6 +87,16 @@ class FallbackRule(Rule):
             (variable, Instantiated(tf.ensure_shape(values, [batch, *variable.shape])))
             for variable, values in zip(variables, stacked, strict=True)
         ]
+
+
+def _require_one_row(layer: keras.Layer, outputs: list[tf.Tensor]) -> None:
+    for output in outputs:
+        if output.shape[:1] not in ([1], [None]):
+            raise UserError(
+                f"model: layer '{layer.path}' gives {output.shape[0]} rows for one example: it "
+                "uses something of the batch that it was not called with (another layer's output "
+                "kept in an attribute, say). Give it as an argument of the call."
+            )
 
 
 @contextmanager
