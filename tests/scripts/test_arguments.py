@@ -151,6 +151,15 @@ WRONG_FILES = {
     "training.steps, not both (--training.steps=null counts epochs). Received: 3",
     "just words": "recipe.yaml: expected settings (data, model,",
     "data: {source: digits\nmodel: [": "recipe.yaml, line 2: expected YAML",
+    "data: {table: {groups: [sex, sex]}}": "data.table.groups: expected a list in which every name "
+    "stands once. Received: ['sex', 'sex']",
+    "privacy: {epsilon: 3}\ndata: {}\nprivacy: {}": "recipe.yaml, line 3: expected privacy once; "
+    "it stands in line 1 already",
+    "training:\n  callbacks:\n    ModelCheckpoint: {filepath: a.keras}\n"
+    "    ModelCheckpoint: {filepath: b.keras}": "recipe.yaml, line 4: expected "
+    "training.callbacks.ModelCheckpoint once",
+    "privacy: {clipping: {groups: [{variables: a, variables: b}]}}": "expected "
+    "privacy.clipping.groups.variables once",
 }
 
 
