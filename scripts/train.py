@@ -17,7 +17,7 @@ import yaml
 
 from configs.schema import Recipe, UserError
 from data.faults import fault_in
-from scripts.arguments import parse_recipe, publishable, recipe_parser, recipe_text
+from scripts.arguments import parse_recipe, publishable, recipe_parser, recipe_text, say_default
 from scripts.callbacks import callbacks_of
 from scripts.clipping import section_of_clipping, watch_clipping, with_clipping
 from scripts.command import BEGAN, run_command, start_tensorflow
@@ -55,6 +55,7 @@ def main(argv: Sequence[str]) -> None:
         if code:
             sys.exit(code)
         return
+    say_default(argv, arguments.recipe)
     root = arguments.options.run or f"runs/{arguments.name}"
     train(arguments.recipe, root, debug=arguments.options.debug)
 

@@ -130,6 +130,36 @@ def test_wrong_option_of_a_command_is_one_line_like_a_wrong_setting(capsys, argv
     assert capsys.readouterr().err == f"sterling: {line}\n"
 
 
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        ("check-private", None),
+        ("check-tpu", None),
+        ("train", None),
+        ("check-private", "{}"),
+        ("train", "--config={}"),
+    ],
+)
+def test_command_without_a_recipe_says_that_it_takes_the_default_one(
+    write, capsys, monkeypatch, command, named
+):
+    def started(*, debug):
+        raise UserError("far enough")
+
+    monkeypatch.setattr(f"scripts.{command.replace('-', '_')}.start_tensorflow", started)
+    path = write("model: {name: cnn}", "mine.yaml")
+    recipe = [] if named is None else [named.format(path)]
+    assert main([command, *recipe, "--data.source=digits"]) == 2
+    shown = capsys.readouterr()
+    assert shown.err == "sterling: far enough\n"
+    assert shown.out == (
+        "No recipe is named: the default one is taken, with what the command line sets "
+        "(data.source digits, model.name bert, privacy off).\n"
+        if named is None
+        else ""
+    )
+
+
 def test_privacy_needs_one_of_epsilon_and_noise_multiplier():
     with pytest.raises(UserError, match=r"^privacy\.noise_multiplier: expected null .* 1\.0$"):
         parsed("--privacy.enabled=true", "--privacy.epsilon=3", "--privacy.noise_multiplier=1")
