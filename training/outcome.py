@@ -17,6 +17,7 @@ from configs.schema import Recipe, UserError
 from data import Dataset, DatasetInfo
 from data.contracts import Provenance
 from models import BuiltModel, DecisionRule, build, export_saved_model, save_keras
+from models.serving_notes import NAME, serving_notes
 from training.checkpoints import Checkpoints
 from training.differences import differences
 from training.files import is_local, sync_tree, unwritable, upload_tree, write_atomically, writing
@@ -205,6 +206,8 @@ def export(
 ) -> None:
     """Writes `saved_model/` and `model.keras` into `directory`, each all or nothing, and durably.
 
+    Among the assets goes `serving.txt`: how the model is called.
+
     Raises:
         UserError: If they cannot be written.
     """
@@ -219,7 +222,7 @@ def export(
                     built,
                     folder / "saved_model",
                     label_names=label_names,
-                    assets=dict(assets),
+                    assets={**assets, NAME: serving_notes(built, label_names, rule)},
                     rule=rule,
                 )
             except tf.errors.OpError as error:
