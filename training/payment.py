@@ -44,19 +44,19 @@ class Payment:
         return None if self.ledger is None else self.ledger.mark
 
     def require_past(self, position: Position) -> None:
-        """Makes sure that the ledger is the checkpoint's; says what interruptions cost the run.
+        """Makes sure that the ledger is the checkpoint's.
 
         Raises:
             UserError: If it is not.
         """
-        if self.ledger is None:
-            return
-        if position.ledger is not None:
+        if self.ledger is not None and position.ledger is not None:
             self.ledger.require_past(position.ledger)
-        if not position.complete:
-            self._tell_of_interruptions(self.ledger, position)
 
-    def _tell_of_interruptions(self, ledger: Ledger, position: Position) -> None:
+    def tell_of_interruptions(self, position: Position) -> None:
+        """Says what the ledger holds beyond the checkpoint, and what that costs the run."""
+        ledger = self.ledger
+        if ledger is None:
+            return
         ahead = [release for release in ledger.history if release.step >= position.step]
         again = sum(release.randomness == self.identity for release in ahead)
         lost = spent_without_a_step(ledger, position.step + again)
