@@ -192,10 +192,7 @@ def _origin(split: str, rows: Rows, places: np.ndarray) -> Origin:
 
 def _label_names(source: Source, train: Rows, settings: DataSettings) -> tuple[str, ...]:
     if settings.label_names is not None:
-        names = tuple(settings.label_names)
-        distinct = len(set(names)) == len(names) >= 2
-        require(distinct, "data.label_names", settings.label_names, "two or more different names")
-        return names
+        return tuple(settings.label_names)
     names = source.label_names or names_of_labels(train.labels)
     if len(names) < 2:
         raise UserError(

@@ -36,12 +36,17 @@ class Provenance:
         version: Version of the source, "" where it has none.
         licence: Licence as the source states it, "unknown" where it does not.
         sha256: What was read (a file, a folder's images, a TFDS dataset) -> SHA-256 of its bytes.
+        content: The same by what it is (the file or the images of a split) and not by where it
+            lies. Filled only where every byte that an example can be made of is in it: then equal
+            contents, read by equal settings, are equal examples. Empty of TFDS, where how records
+            are to be read lies in files beside them, and of what comes with a package.
     """
 
     source: str
     version: str = ""
     licence: str = "unknown"
     sha256: Mapping[str, str] = field(default_factory=dict)
+    content: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -194,5 +194,6 @@ def with_versions(split: Split, swaps: Swaps) -> tuple[VersionedSplit, np.ndarra
 def naming_versions(dataset: Dataset, versions: Versions) -> Dataset:
     """The dataset with its versions among its sources: with others it would be other data."""
     provenance = dataset.info.provenance
-    known = replace(provenance, sha256={**provenance.sha256, **versions.sha256})
+    content = {**provenance.content, **versions.sha256} if provenance.content else {}
+    known = replace(provenance, sha256={**provenance.sha256, **versions.sha256}, content=content)
     return replace(dataset, info=replace(dataset.info, provenance=known))

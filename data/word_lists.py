@@ -24,7 +24,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from configs.schema.errors import SettingError
+from configs.schema.errors import SettingError, require_once_each
 
 
 @dataclass(frozen=True)
@@ -85,13 +85,14 @@ def read_word_list(key: str, source: Any) -> WordList:
         source: A path, or rows of which the first is the header.
 
     Raises:
-        SettingError: If the file cannot be read, a row is of another length than the header, or
-            a term is empty.
+        SettingError: If the file cannot be read, the header names a group twice, a row is of
+            another length than the header, or a term is empty.
     """
     rows = _rows_of_file(key, source) if isinstance(source, str) else source
     rows = [[str(term).strip() for term in row] for row in rows]
     if len(rows) < 2 or len(rows[0]) < 2:
         raise SettingError(key, source, "a header of two groups or more, and a row of terms")
+    require_once_each(key, rows[0])
     for number, row in enumerate(rows, start=1):
         if len(row) != len(rows[0]) or not all(row):
             raise SettingError(

@@ -116,3 +116,21 @@ def parse_sections(
             name = Path(value).stem
     options = parse(parser, argv)
     return {section: options[section] for section in _SECTIONS}, name, options
+
+
+def say_default(argv: Sequence[str], recipe: Recipe) -> None:
+    """Says which recipe a command takes, where its command line names none.
+
+    Args:
+        argv: The command line, after the command's name.
+        recipe: What was made of it.
+    """
+    if any(argument.partition("=")[0] == "--config" for argument in argv):
+        return
+    if argv and not argv[0].startswith("-"):
+        return
+    print(
+        "No recipe is named: the default one is taken, with what the command line sets "
+        f"(data.source {recipe.data.source}, model.name {recipe.model.name}, privacy "
+        f"{'on' if recipe.privacy.enabled else 'off'})."
+    )

@@ -22,7 +22,14 @@ from typing import Any, Literal
 import jsonargparse
 
 from configs.schema import FairnessSettings, Recipe, SettingError, UserError, require
-from scripts.arguments import new_parser, parse, parse_sections, recipe_parser, recipe_text
+from scripts.arguments import (
+    new_parser,
+    parse,
+    parse_sections,
+    recipe_parser,
+    recipe_text,
+    say_default,
+)
 from scripts.command import run_command, start_tensorflow
 
 # What `--convert` is called -> what a ResNet50's recipe calls it.
@@ -59,6 +66,7 @@ def main(argv: Sequence[str]) -> None:
     refused = _set_aside_refused(sections)
     recipe = Recipe(**sections)
     output = _output(options, ".yaml")
+    say_default(argv, recipe)
     start_tensorflow(debug=options.debug)
     check(recipe, options.convert, output, refused)
     if options.explain:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from configs.schema import Recipe, UserError
-from scripts.arguments import parse_recipe, recipe_parser
+from scripts.arguments import parse_recipe, recipe_parser, say_default
 from scripts.command import run_command, start_tensorflow
 
 
@@ -21,6 +21,7 @@ def main(argv: Sequence[str]) -> None:
     """Body of `sterling check-tpu`."""
     parser = recipe_parser("check-tpu", "[RECIPE.yaml]", __doc__)
     arguments = parse_recipe(parser, argv)
+    say_default(argv, arguments.recipe)
     start_tensorflow(debug=arguments.options.debug)
     check(arguments.recipe)
 

@@ -17,7 +17,7 @@ import yaml
 
 from configs.schema import Recipe, UserError
 from data.faults import fault_in
-from scripts.arguments import parse_recipe, publishable, recipe_parser, recipe_text
+from scripts.arguments import parse_recipe, publishable, recipe_parser, recipe_text, say_default
 from scripts.callbacks import callbacks_of
 from scripts.clipping import section_of_clipping, watch_clipping, with_clipping
 from scripts.command import BEGAN, run_command, start_tensorflow
@@ -55,6 +55,7 @@ def main(argv: Sequence[str]) -> None:
         if code:
             sys.exit(code)
         return
+    say_default(argv, arguments.recipe)
     root = arguments.options.run or f"runs/{arguments.name}"
     train(arguments.recipe, root, debug=arguments.options.debug)
 
@@ -96,6 +97,7 @@ def _train(recipe: Recipe, run: RunDirectory, lock: RunLock) -> None:
     import evaluation
     from training.files import write_atomically
     from training.outcome import describe_privacy, refuse_other_data, write_dataset_card
+    from training.payment import shortfall
     from training.privacy.ledger import Ledger
     from training.session import open_session
 
@@ -125,13 +127,13 @@ def _train(recipe: Recipe, run: RunDirectory, lock: RunLock) -> None:
     seconds = {"setup": time.monotonic() - started}
 
     started = time.monotonic()
-    _run(loop)
+    steps = _run(loop)
     seconds["training"] = time.monotonic() - started
 
     started = time.monotonic()
     answers = answers_on("test", session.dataset, session.model.built, recipe)
     rule = fit_decision(session, run, ledger)
-    privacy = describe_privacy(ledger, reproducible=session.randomness.reproducible)
+    privacy = describe_privacy(ledger, reproducible=session.randomness.reproducible, steps=steps)
     measured = with_decisions(
         evaluation.evaluate(
             answers.predictions,
@@ -159,8 +161,8 @@ def _train(recipe: Recipe, run: RunDirectory, lock: RunLock) -> None:
     _report(run, measured)
     if loop.clock.input_wait_share is not None:
         print(f"Of its time, a step waited {loop.clock.input_wait_share:.1%} for input.")
-    if loop.out_of_budget:
-        print("Training stopped before its last step: one more release would exceed epsilon.")
+    if line := shortfall(ledger, steps):
+        print(line)
     workers.from_chief(None)  # only now may the others leave
 
 
@@ -178,8 +180,8 @@ def _follow(loop: Loop) -> None:
     loop.workers.from_chief(None)
 
 
-def _run(loop: Loop) -> None:
-    """Trains.
+def _run(loop: Loop) -> int:
+    """Trains; returns the optimizer steps taken in all.
 
     Raises:
         UserError: As `Loop.run`, or if another worker was lost.
@@ -189,7 +191,7 @@ def _run(loop: Loop) -> None:
     from training.workers import lost_worker
 
     try:
-        loop.run()
+        return loop.run()
     except tf.errors.OpError as error:
         if loop.workers.count == 1 or fault_in(error) is not None:
             raise

@@ -87,11 +87,12 @@ def refuse_unreadable(path: str | Path, further: typing.Collection[str] = ()) ->
         further: Keys allowed beside the recipe's sections.
 
     Raises:
-        UserError: If it is missing or is not YAML, or a key in it is no setting; the message
-            names the full key.
+        UserError: If it is missing or is not YAML, or a key in it is no setting or stands there
+            twice; the message names the full key.
     """
     try:
-        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        document = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise UserError(f"{path}: expected a recipe file ({reason}).") from error
@@ -108,6 +109,11 @@ def refuse_unreadable(path: str | Path, further: typing.Collection[str] = ()) ->
         if key in settings_of() or key in further:
             continue
         raise unknown(key, value)
+    for key, first, again in _named_twice(yaml.compose(text, yaml.SafeLoader)):
+        raise UserError(
+            f"{path}, line {again}: expected {key} once; it stands in line {first} already, and "
+            "only one of the two could hold."
+        )
 
 
 def _sections() -> list[str]:
@@ -125,6 +131,21 @@ def _entries(document: Mapping[Any, Any], section: Any = Recipe, prefix: str = "
             yield from _entries(value, kind, f"{key}.")
         else:
             yield key, value
+
+
+def _named_twice(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, int, int]]:
+    """(key, line, later line) of keys that stand twice in one mapping, of which YAML keeps one."""
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _named_twice(item, prefix)
+    if isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for name, value in node.value:
+            key, line = f"{prefix}{name.value}", name.start_mark.line + 1
+            if key in lines:
+                yield key, lines[key], line
+            lines[key] = line
+            yield from _named_twice(value, f"{key}.")
 
 
 def unknown(key: str, value: Any, shown: str | None = None) -> SettingError:

@@ -133,6 +133,7 @@ class Loop:
         if self._payment.keep_root(has_checkpoint=restored is not None) and restored is None:
             # A first step that is run again must begin from the same weights.
             self._save(0)
+        self._payment.tell_of_interruptions(position)
         self.step.recall(position.step, self.randomness)
         with self._interruption:
             try:

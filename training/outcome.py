@@ -17,9 +17,11 @@ from configs.schema import Recipe, UserError
 from data import Dataset, DatasetInfo
 from data.contracts import Provenance
 from models import BuiltModel, DecisionRule, build, export_saved_model, save_keras
+from models.serving_notes import NAME, serving_notes
 from training.checkpoints import Checkpoints
 from training.differences import differences
 from training.files import is_local, sync_tree, unwritable, upload_tree, write_atomically, writing
+from training.payment import spent_without_a_step
 from training.privacy.comparison import compared
 from training.privacy.ledger import Ledger
 from training.privacy.score_histogram import HistogramRelease
@@ -95,16 +97,20 @@ def read_dataset_card(run: RunDirectory) -> DatasetInfo:
         raise UserError(f"{run.dataset_card}: cannot be read ({error}).") from error
 
 
-def describe_privacy(ledger: Ledger | None, *, reproducible: bool) -> dict[str, Any] | None:
+def describe_privacy(
+    ledger: Ledger | None, *, reproducible: bool, steps: int | None = None
+) -> dict[str, Any] | None:
     """The privacy section of an evaluation; None without privacy.
 
     Args:
         ledger: What was released.
         reproducible: Whether the recipe fixes the seed of the noise.
+        steps: How many the run has taken and kept; None where it is not over.
     """
     if ledger is None:
         return None
     plan, validation = ledger.plan, _validation_section(ledger)
+    lost = 0 if steps is None else spent_without_a_step(ledger, steps)
     statement = plan.statement(ledger.releases, reproducible=reproducible, tables=ledger.tables)
     if validation:
         statement += f" {validation['statement']}"
@@ -113,6 +119,7 @@ def describe_privacy(ledger: Ledger | None, *, reproducible: bool) -> dict[str, 
         "epsilon": ledger.epsilon,
         "delta": plan.delta,
         "releases": ledger.releases,
+        **({"releases_without_a_step": lost} if lost else {}),
         **({"group_tables": ledger.tables} if plan.group_releases else {}),
         "noise_multiplier": plan.noise_multiplier,
         "clipping_norm": plan.clipping_norm,
@@ -141,7 +148,15 @@ def _validation_section(ledger: Ledger) -> dict[str, Any] | None:
     }
 
 
-_BRIEF = ("epsilon", "delta", "releases", "noise_multiplier", "clipping_norm", "accountant")
+_BRIEF = (
+    "epsilon",
+    "delta",
+    "releases",
+    "releases_without_a_step",
+    "noise_multiplier",
+    "clipping_norm",
+    "accountant",
+)
 
 
 def brief_privacy(section: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -191,6 +206,8 @@ def export(
 ) -> None:
     """Writes `saved_model/` and `model.keras` into `directory`, each all or nothing, and durably.
 
+    Among the assets goes `serving.txt`: how the model is called.
+
     Raises:
         UserError: If they cannot be written.
     """
@@ -205,7 +222,7 @@ def export(
                     built,
                     folder / "saved_model",
                     label_names=label_names,
-                    assets=dict(assets),
+                    assets={**assets, NAME: serving_notes(built, label_names, rule)},
                     rule=rule,
                 )
             except tf.errors.OpError as error:

@@ -44,27 +44,41 @@ class Payment:
         return None if self.ledger is None else self.ledger.mark
 
     def require_past(self, position: Position) -> None:
-        """Makes sure that the ledger is the checkpoint's, and says what it holds beyond it.
+        """Makes sure that the ledger is the checkpoint's.
 
         Raises:
             UserError: If it is not.
         """
-        if self.ledger is None:
-            return
-        if position.ledger is not None:
+        if self.ledger is not None and position.ledger is not None:
             self.ledger.require_past(position.ledger)
-        saved = 0 if position.ledger is None else position.ledger["releases"]
-        unsaved = self.ledger.recorded - saved
-        if unsaved:
+
+    def tell_of_interruptions(self, position: Position) -> None:
+        """Says what the ledger holds beyond the checkpoint, and what that costs the run."""
+        ledger = self.ledger
+        if ledger is None:
+            return
+        ahead = [release for release in ledger.history if release.step >= position.step]
+        again = sum(release.randomness == self.identity for release in ahead)
+        lost = spent_without_a_step(ledger, position.step + again)
+        if lost:
+            planned = ledger.plan.steps
+            logging.warning(
+                "%s: interruptions came between a release and the checkpoint of its step. The run "
+                "goes on after step %d, draws anew and counts again, so that within epsilon it has "
+                "%d steps, not the %d asked for.",
+                _in_words(lost),
+                position.step,
+                planned - lost,
+                planned,
+            )
+        elif again:
             logging.info(
                 "The ledger holds %d releases after the checkpoint of step %d. They are spent; %s",
-                unsaved,
+                again,
                 position.step,
                 "with the recipe's seed the same steps release the same again, at no further cost."
                 if self.reproducible
-                else "the run's root is kept, so the same steps release the same again."
-                if self.one_root is not None
-                else "the steps draw anew and count again.",
+                else "the run's root is kept, so the same steps release the same again.",
             )
 
     def keep_root(self, *, has_checkpoint: bool) -> bool:
@@ -122,3 +136,42 @@ class Payment:
         """
         if self.ledger is not None:
             self.ledger.record_group(steps, self.identity)
+
+
+def spent_without_a_step(ledger: Ledger, steps: int) -> int:
+    """Releases that are spent although none of the run's steps came of them.
+
+    A process that dies between a release and the checkpoint of its step leaves one; so does a line
+    of the ledger that was cut off.
+
+    Args:
+        ledger: Of a run at rest.
+        steps: How many it has taken and kept.
+    """
+    return max(0, ledger.releases - steps)
+
+
+def shortfall(ledger: Ledger | None, steps: int) -> str | None:
+    """One line on what interruptions cost a run that has ended; None where they cost nothing.
+
+    Args:
+        ledger: As `spent_without_a_step` takes it; None without privacy.
+        steps: Likewise.
+    """
+    lost = 0 if ledger is None else spent_without_a_step(ledger, steps)
+    if ledger is None or not lost:
+        return None
+    planned = ledger.plan.steps
+    why = f"{_in_words(lost)}: interruptions came between a release and the checkpoint of its step"
+    if steps == planned or ledger.releases < planned:
+        return f"{why}."
+    return (
+        f"{why}. So the run has {steps} steps, not the {planned} asked for: one more release would "
+        "exceed epsilon."
+    )
+
+
+def _in_words(lost: int) -> str:
+    return (
+        f"{lost} {'releases were' if lost > 1 else 'release was'} spent without a step being kept"
+    )

@@ -6,6 +6,11 @@ Guarantees (what epsilon depends on):
     releases is never free of noise. Two releases of one step have one identity only if they are
     the same release.
 
+Data are named by their bytes where these are known wholly (`Provenance.content`: tables, image
+folders, the census), so that a recipe and its data may move to another folder and draw the same.
+Elsewhere (TFDS, whose record files are hashed but not the files that say how to read them) the path
+counts beside the hashes. What a path names outside `data`, weights of a model say, counts by both.
+
 A run that is resumed under other names (after an update of Sterling that adds a setting, say) has
 another root: it is refused where one root is needed, and elsewhere counts steps run again anew.
 """
@@ -15,9 +20,11 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, replace
+from typing import Any
 
-from configs.schema import Recipe
+from configs.schema import DataSettings, FairnessSettings, Recipe
 from data import Dataset
+from data.assembly import SPLITS
 from training.one_root import kept_root
 from training.randomness import Randomness
 from training.run_directory import RunDirectory
@@ -50,12 +57,12 @@ def randomness_context(recipe: Recipe, dataset: Dataset, weights: str) -> str:
     training = asdict(recipe.training)
     for name in _HOW_IT_IS_RUN:
         del training[name]
-    examples = asdict(recipe.data)
-    for name in _WHERE_IT_LIES:
-        del examples[name]
-    files = sorted(dataset.info.provenance.sha256.items())
-    sections = ("model", "privacy", "fairness", "objective", "decision")
-    rest = (asdict(getattr(recipe, section)) for section in sections)
+    provenance = dataset.info.provenance
+    examples = _examples_named(recipe.data, by_content=bool(provenance.content))
+    files = sorted((provenance.content or provenance.sha256).items())
+    sections = ("model", "privacy", "objective", "decision")
+    rest = [asdict(getattr(recipe, section)) for section in sections]
+    rest.append(_fairness_named(recipe.fairness))
     # Constraints and thresholds price the answer that is called positive.
     positive = recipe.evaluation.positive_label
     # What is measured in batches of another size is rounded otherwise: tables of losses by group,
@@ -66,7 +73,32 @@ def randomness_context(recipe: Recipe, dataset: Dataset, weights: str) -> str:
     decisive += [weights] if weights else []
     # Compiled by XLA, a step is rounded otherwise.
     decisive += ["jit_compile"] if recipe.training.jit_compile else []
-    return json.dumps([*decisive, files, len(dataset.train)], sort_keys=True)
+    # In the order of the recipe, which can matter: of word lists, of callbacks.
+    return json.dumps([*decisive, files, len(dataset.train)])
+
+
+def _examples_named(settings: DataSettings, *, by_content: bool) -> dict[str, Any]:
+    """The data settings that decide which examples there are; paths as far as they do."""
+    examples = asdict(settings)
+    for name in _WHERE_IT_LIES:
+        del examples[name]
+    if by_content:
+        del examples["asset_dir"]
+        for source in (examples["table"], examples["image_folder"]):
+            # What each names is among the digests; whether there is one decides what is cut.
+            source.update({split: source[split] is not None for split in SPLITS})
+    return examples
+
+
+def _fairness_named(settings: FairnessSettings) -> dict[str, Any]:
+    """The fairness settings; versions of examples are among the digests wherever they were read."""
+    fairness = asdict(settings)
+    swaps = fairness["swaps"]
+    swaps["image_pairs"] = swaps["image_pairs"] is not None
+    swaps["word_lists"] = {
+        name: None if isinstance(rows, str) else rows for name, rows in swaps["word_lists"].items()
+    }
+    return fairness
 
 
 def shared_randomness(

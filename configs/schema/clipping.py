@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Literal, Optional
 
-from configs.schema.errors import require
+from configs.schema.errors import require, require_once_each
 
 _KEY = "privacy.clipping"
 
@@ -104,6 +104,7 @@ class ClippingSettings:
             if wants_groups
             else f"nothing, because privacy.clipping.method is {self.method}, not groups",
         )
+        require_once_each(f"{_KEY}.groups", [group.variables for group in self.groups])
         require(0 < self.stability < inf, f"{_KEY}.stability", self.stability, "a number > 0")
         require(
             self.threshold is None or (0 < self.threshold < inf and self.method == "global_adapt"),

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal, Optional
 
-from configs.schema.errors import require
+from configs.schema.errors import require, require_once_each
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,10 @@ class TableSettings:
     label: str = "label"
     groups: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        require_once_each("data.table.features", self.features)
+        require_once_each("data.table.groups", self.groups)
+
 
 @dataclass(frozen=True)
 class ImageFolderSettings:
@@ -52,6 +56,9 @@ class ImageFolderSettings:
     path: str = "path"
     label: str = "label"
     groups: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        require_once_each("data.image_folder.groups", self.groups)
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,9 @@ class TfdsSettings:
     label: str = "label"
     label_threshold: Optional[float] = None
     groups: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        require_once_each("data.tfds.groups", self.groups)
 
 
 @dataclass(frozen=True)
@@ -146,6 +156,13 @@ class DataSettings:
         for name in ("validation_fraction", "test_fraction"):
             value = getattr(self, name)
             require(0.0 <= value < 1.0, f"data.{name}", value, "a share in [0, 1)")
+        names = self.label_names
+        require(
+            names is None or len(set(names)) == len(names) >= 2,
+            "data.label_names",
+            names,
+            "two or more different names",
+        )
         require(
             self.service is None
             or re.fullmatch(r"grpc://[^/:]+:\d{1,5}", self.service) is not None,

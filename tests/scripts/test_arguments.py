@@ -130,6 +130,36 @@ def test_wrong_option_of_a_command_is_one_line_like_a_wrong_setting(capsys, argv
     assert capsys.readouterr().err == f"sterling: {line}\n"
 
 
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        ("check-private", None),
+        ("check-tpu", None),
+        ("train", None),
+        ("check-private", "{}"),
+        ("train", "--config={}"),
+    ],
+)
+def test_command_without_a_recipe_says_that_it_takes_the_default_one(
+    write, capsys, monkeypatch, command, named
+):
+    def started(*, debug):
+        raise UserError("far enough")
+
+    monkeypatch.setattr(f"scripts.{command.replace('-', '_')}.start_tensorflow", started)
+    path = write("model: {name: cnn}", "mine.yaml")
+    recipe = [] if named is None else [named.format(path)]
+    assert main([command, *recipe, "--data.source=digits"]) == 2
+    shown = capsys.readouterr()
+    assert shown.err == "sterling: far enough\n"
+    assert shown.out == (
+        "No recipe is named: the default one is taken, with what the command line sets "
+        "(data.source digits, model.name bert, privacy off).\n"
+        if named is None
+        else ""
+    )
+
+
 def test_privacy_needs_one_of_epsilon_and_noise_multiplier():
     with pytest.raises(UserError, match=r"^privacy\.noise_multiplier: expected null .* 1\.0$"):
         parsed("--privacy.enabled=true", "--privacy.epsilon=3", "--privacy.noise_multiplier=1")
@@ -151,6 +181,15 @@ WRONG_FILES = {
     "training.steps, not both (--training.steps=null counts epochs). Received: 3",
     "just words": "recipe.yaml: expected settings (data, model,",
     "data: {source: digits\nmodel: [": "recipe.yaml, line 2: expected YAML",
+    "data: {table: {groups: [sex, sex]}}": "data.table.groups: expected a list in which every name "
+    "stands once. Received: ['sex', 'sex']",
+    "privacy: {epsilon: 3}\ndata: {}\nprivacy: {}": "recipe.yaml, line 3: expected privacy once; "
+    "it stands in line 1 already",
+    "training:\n  callbacks:\n    ModelCheckpoint: {filepath: a.keras}\n"
+    "    ModelCheckpoint: {filepath: b.keras}": "recipe.yaml, line 4: expected "
+    "training.callbacks.ModelCheckpoint once",
+    "privacy: {clipping: {groups: [{variables: a, variables: b}]}}": "expected "
+    "privacy.clipping.groups.variables once",
 }
 
 

@@ -151,6 +151,10 @@ def test_group_that_is_missing_or_unknown_at_serving_is_named(decided_run):
     with pytest.raises(TypeError, match="group"):
         decide(features=two)
     assert model.signatures["serving_default"](features=two)["label"].shape == (2,)
+    # What is asked of a call goes with the export, since TensorFlow's own words do not say it.
+    notes = (decided_run / "export" / "saved_model" / "assets" / "serving.txt").read_text()
+    assert "decide(features, group)\n  group: required; string (batch,), the sex of" in notes
+    assert "\n    m, w\n" in notes
 
 
 def test_exporting_and_evaluating_again_take_the_rule_that_was_fitted(decided_run, tmp_path):

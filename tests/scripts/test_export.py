@@ -42,7 +42,7 @@ def test_export_writes_both_formats_again(finished_run, tmp_path):
     assert main(["export", "--run", str(finished_run), "--output", str(output)]) == 0
     assert {path.name for path in output.iterdir()} == {"saved_model", "model.keras"}
     assets = {path.name for path in (output / "saved_model" / "assets").iterdir()}
-    assert assets == {"recipe.yaml", "privacy.txt", "evaluation.json"}
+    assert assets == {"recipe.yaml", "privacy.txt", "evaluation.json", "serving.txt"}
 
 
 def test_export_to_hugging_face_is_for_bert(capfd, finished_run, tmp_path):

@@ -24,6 +24,8 @@ from configs.schema import (
 )
 from tests.training.conftest import PRIVATE, assert_identical, weights_of
 from training.checkpoints import Checkpoints
+from training.outcome import brief_privacy, describe_privacy
+from training.payment import shortfall, spent_without_a_step
 from training.privacy.ledger import Ledger
 from training.run_directory import RunDirectory
 from training.session import open_session
@@ -162,11 +164,60 @@ def test_unseeded_resumed_run_counts_steps_again_and_stops_within_the_plan(recip
     assert (steps, ledger.releases) == (7, 10)
 
 
-def test_seeded_resumed_run_spends_what_it_planned(recipe, tmp_path):
+def test_run_says_what_interruptions_cost_it_when_it_goes_on_and_when_it_ends(
+    recipe, tmp_path, caplog
+):
+    settings = recipe(PRIVATE, seed=None, checkpoint_every=3)
+    root = tmp_path / "run"
+    crash(settings, root, 4)  # a release beyond the checkpoint of step 3
+    assert "without a step" not in caplog.text
+    crash(settings, root, 1)  # and another
+    assert (
+        "1 release was spent without a step being kept: interruptions came between a release and "
+        "the checkpoint of its step. The run goes on after step 3, draws anew and counts again, so "
+        "that within epsilon it has 9 steps, not the 10 asked for."
+    ) in caplog.messages
+    _, steps, ledger = run_once(settings, root)
+    (said,) = [line for line in caplog.messages if line.startswith("2 releases were spent")]
+    assert said.endswith("it has 8 steps, not the 10 asked for.")
+    assert (steps, ledger.releases, spent_without_a_step(ledger, steps)) == (8, 10, 2)
+    assert shortfall(ledger, steps) == (
+        "2 releases were spent without a step being kept: interruptions came between a release and "
+        "the checkpoint of its step. So the run has 8 steps, not the 10 asked for: one more "
+        "release would exceed epsilon."
+    )
+    section = describe_privacy(ledger, reproducible=False, steps=steps)
+    assert section["releases_without_a_step"] == brief_privacy(section)["releases_without_a_step"]
+    assert section["releases_without_a_step"] == 2
+    # Asked again, the run that is over has nothing more to say of going on.
+    caplog.clear()
+    assert run_once(settings, root)[1] == 8
+    assert "without a step" not in caplog.text
+
+
+def test_seeded_resumed_run_spends_what_it_planned(recipe, tmp_path, caplog):
     settings = recipe(PRIVATE, checkpoint_every=4)
+    caplog.set_level("INFO")
     crash(settings, tmp_path / "run", 7)
     _, steps, ledger = run_once(settings, tmp_path / "run")
     assert (steps, ledger.releases) == (10, 10)
+    assert "The ledger holds 3 releases after the checkpoint of step 4." in caplog.text
+    assert "without a step" not in caplog.text
+    assert shortfall(ledger, steps) is None
+    assert "releases_without_a_step" not in describe_privacy(ledger, reproducible=True, steps=10)
+
+
+def test_early_end_is_not_put_down_to_epsilon(recipe, tmp_path):
+    settings = recipe(PRIVATE, seed=None)
+    ledger = Ledger(tmp_path / "ledger.jsonl", open_session(settings).plan)
+    for step, root in ((0, "one"), (1, "one"), (1, "another"), (2, "another")):
+        ledger.record(step, root)
+    assert shortfall(ledger, 3) == (
+        "1 release was spent without a step being kept: interruptions came between a release and "
+        "the checkpoint of its step."
+    )
+    assert shortfall(ledger, 4) is None
+    assert shortfall(None, 4) is None
 
 
 def test_release_is_in_the_ledger_before_the_weights_change(recipe, tmp_path):

@@ -121,7 +121,7 @@ def probe(
         )
         return clipped.norms, clipped.logits
 
-    @tf.function(autograph=False, reduce_retracing=True)
+    @tf.function(autograph=False)
     def naive(inputs: Any, labels: tf.Tensor, row: tf.Tensor) -> tuple[tf.Tensor, list]:
         values = [v.value for v in model.trainable_variables]
         with tf.GradientTape() as tape:
@@ -133,7 +133,7 @@ def probe(
         dense = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in found]
         return tf.linalg.global_norm(dense), [x[row] for x in tf.nest.flatten(logits)]
 
-    @tf.function(autograph=False, reduce_retracing=True)
+    @tf.function(autograph=False)
     def elsewhere(inputs: Any, values: list[tf.Tensor]) -> list[tf.Tensor]:
         state = list(zip(model.trainable_variables, values, strict=True))
         with keras.StatelessScope(state_mapping=state):  # which draws the same numbers every time
@@ -146,15 +146,15 @@ def probe(
 
     def compare_moved(count: int, is_random: bool) -> None:
         values = _moved(model)
-        together = elsewhere(few["inputs"], values)
+        together = _run(elsewhere, few["inputs"], values)
         for i in range(count):
             one, row = alone(i, is_random)
-            own = [x[row] for x in elsewhere(one["inputs"], values)]
+            own = [x[row] for x in _run(elsewhere, one["inputs"], values)]
             _compare_outputs([x[i] for x in together], own, tolerance)
 
     def compare(norms: tf.Tensor, logits: Any, i: int, is_random: bool) -> None:
         one, row = alone(i, is_random)
-        own_norm, own_logits = naive(one["inputs"], one["labels"], tf.constant(row))
+        own_norm, own_logits = _run(naive, one["inputs"], one["labels"], tf.constant(row))
         _compare_outputs([x[i] for x in tf.nest.flatten(logits)], own_logits, tolerance)
         _compare(
             norms[i].numpy(),
@@ -165,7 +165,7 @@ def probe(
 
     tolerance = _tolerance(model)
     with without_randomness(model), same_draws(model) as draws:
-        norms, logits = engine(few["inputs"], few["labels"])
+        norms, logits = _run(engine, few["inputs"], few["labels"])
         refuse_unrepeatable(engine.get_concrete_function(few["inputs"], few["labels"]).graph)
         refuse(problems_of_loss(model, loss, few["labels"], logits, measured))
         if not draws.again():
@@ -175,7 +175,7 @@ def probe(
             return
         # A random permutation, say, leaves some rows where they are, some of the time.
         for _ in range(_DRAWS_TRIED):
-            norms, logits = engine(few["inputs"], few["labels"])
+            norms, logits = _run(engine, few["inputs"], few["labels"])
             moved = draws.state()
             for i in range(size):
                 draws.again()
@@ -183,6 +183,15 @@ def probe(
             draws.start_from(moved)
             draws.again()
         compare_moved(size, is_random=True)
+
+
+def _run(function: Any, *arguments: Any) -> Any:
+    """Runs a `tf.function`, traced once for each shape of its arguments.
+
+    Each model that is probed has functions of its own, which must be traced. Asked for by shape,
+    that is what it looks like to TensorFlow, and not one function that is traced over and over.
+    """
+    return function.get_concrete_function(*arguments)(*arguments)
 
 
 def _moved(model: keras.Model) -> list[tf.Tensor]:

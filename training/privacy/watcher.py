@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from training.privacy.added_losses import counts_for_nothing, remedy
 from training.privacy.coupling import Coupling
 from training.privacy.problems import Problem
 from training.privacy.reach import is_blind, reached
@@ -90,11 +91,13 @@ class Watcher(keras.StatelessScope):
 
     def add_loss(self, loss: Any) -> None:
         # An activity regularizer adds its loss once the layer has finished; it is reported there.
-        if getattr(self._finished, "activity_regularizer", None) is None:
+        regularizes = getattr(self._finished, "activity_regularizer", None) is not None
+        if not regularizes and not counts_for_nothing(loss):
+            layer = self._stack[-1] if self._stack else None
             self._findings.report(
-                self._stack[-1] if self._stack else None,
+                layer,
                 "adds a loss of its own (add_loss), which the clipped gradient would leave out",
-                "Make it part of the per-example loss.",
+                remedy(layer),
             )
         super().add_loss(loss)
 

@@ -71,6 +71,7 @@ def test_the_first_person_of_the_test_file_is_the_first_of_the_test_split(census
 
 def test_provenance_holds_the_hashes_of_both_files(census):
     assert census.info.provenance.sha256 == dict(FILES.values())
+    assert census.info.provenance.content == {split: sha for split, (_, sha) in FILES.items()}
 
 
 def test_missing_files_name_the_command_that_fetches_them(tmp_path):

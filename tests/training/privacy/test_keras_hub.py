@@ -31,6 +31,7 @@ _GEMMA = _GROUPED | {"head_dim": 4}
 _IMAGE = {"image_shape": (16, 16, 3), "num_layers": 2, "num_heads": 2, "hidden_dim": 16}
 _PATCHES = _IMAGE | {"patch_size": 8, "intermediate_dim": 24}
 _EXPERTS = {"num_experts": 3, "top_k": 2}
+_BALANCE = {"router_aux_loss_coefficient": 0.0}
 
 BACKBONES: dict[str, dict[str, Any]] = {
     "Albert": _ENCODER | {"embedding_dim": 8},
@@ -54,10 +55,16 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "Llama": _GROUPED,
     "Llama3": _GROUPED,
     "Mistral": _GROUPED,
+    "Mixtral": _GROUPED | _EXPERTS | {"router_aux_loss_coef": 0.0},
     "OPT": _ENCODER,
     "Phi3": _GROUPED,
     "Qwen": _GROUPED,
     "Qwen3": _GEMMA,
+    "Qwen3Moe": _GROUPED | _EXPERTS | _BALANCE | {"moe_intermediate_dim": 12},
+    "QwenMoe": {
+        **(_GROUPED | _EXPERTS | _BALANCE),
+        **{"moe_intermediate_dim": 12, "shared_expert_intermediate_dim": 12},
+    },
     "Roberta": _ENCODER,
     "RoformerV2": _HEADS | {"head_size": 8, "dropout": 0.0},
     "RWKV7": {
@@ -134,11 +141,13 @@ def test_backbone_equals_the_naive_loop(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["Mixtral", "Qwen3Moe"])
-def test_experts_balanced_over_the_batch_are_refused(name: str) -> None:
-    further = {"moe_intermediate_dim": 12} if name == "Qwen3Moe" else {}
-    model, _ = build(name, _GROUPED | _EXPERTS | further)
-    assert {"adds a loss of its own" in str(problem) for problem in problems_of(model)} == {True}
+@pytest.mark.parametrize("name", ["Mixtral", "Qwen3Moe", "QwenMoe"])
+def test_experts_balanced_over_the_batch_are_refused_and_the_coefficient_named(name: str) -> None:
+    (coefficient,) = (key for key in BACKBONES[name] if "loss" in key)
+    settings = {key: value for key, value in BACKBONES[name].items() if key != coefficient}
+    problems = problems_of(build(name, settings)[0])
+    assert {"adds a loss of its own" in str(problem) for problem in problems} == {True}
+    assert {problem.remedy.startswith(f"Set {coefficient} to 0") for problem in problems} == {True}
 
 
 def test_positions_that_go_by_the_row_of_the_batch_are_refused() -> None:
