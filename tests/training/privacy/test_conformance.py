@@ -16,7 +16,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.training.privacy.cases import CASES, Case
-from tests.training.privacy.naive import clipped_sum, per_example_gradients, relative_error
+from tests.training.privacy.naive import (
+    DrawingAlike,
+    clipped_sum,
+    per_example_gradients,
+    per_example_gradients_in_batch,
+    relative_error,
+)
 from training.privacy.clipping import clipped_gradient_sum
 from training.privacy.rules import RULES, rule_for
 from training.privacy.rules.fallback import FallbackRule
@@ -44,7 +50,7 @@ def loss(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 @dataclass
 class Engine:
-    """The private engine on one model, traced once for all batches of `BATCH`."""
+    """The private engine on one model, traced once for all batches of `BATCH`, drawing alike."""
 
     model: keras.Model
 
@@ -58,10 +64,12 @@ class Engine:
             return found.gradients, found.norms, found.non_finite
 
         self.run = run
+        self.rewind = DrawingAlike(self.model).rewind
 
     def __call__(
         self, inputs: np.ndarray, labels: np.ndarray, mask: np.ndarray, clipping_norm: float
     ) -> tuple[list[np.ndarray], np.ndarray, int]:
+        self.rewind()
         gradients, norms, non_finite = self.run(
             tf.constant(inputs),
             tf.constant(labels, tf.int32),
@@ -73,13 +81,19 @@ class Engine:
         return [g.numpy() for g in gradients], norms.numpy(), int(non_finite)
 
 
+def naive(case: Case, model: keras.Model, batch: dict[str, Any]) -> list[list[np.ndarray]]:
+    if case.draws:
+        return per_example_gradients_in_batch(DrawingAlike(model), batch, loss)
+    return per_example_gradients(model, batch, loss)
+
+
 def check(case: Case, tolerance: float) -> keras.Model:
     """Asserts everything that a rule promises; returns the model."""
     model = case.model()
     engine = Engine(model)
     inputs, labels = case.inputs(BATCH), np.arange(BATCH) % 3
     everyone = np.ones(BATCH, bool)
-    gradients = per_example_gradients(model, {"inputs": inputs, "labels": labels}, loss)
+    gradients = naive(case, model, {"inputs": inputs, "labels": labels})
     norms = np.sqrt([sum((g**2).sum() for g in example) for example in gradients])
     assert norms.min() > 1e-3, "the case has no gradient to test"
 
@@ -117,9 +131,11 @@ def check(case: Case, tolerance: float) -> keras.Model:
 def check_alone(model: keras.Model, case: Case, tolerance: float) -> None:
     """One example alone in a batch, run eagerly."""
     inputs, labels = case.inputs(1), np.array([1])
-    gradients = per_example_gradients(model, {"inputs": inputs, "labels": labels}, loss)
+    alike = DrawingAlike(model)
+    gradients = naive(case, model, {"inputs": inputs, "labels": labels})
     expected, norms = clipped_sum(gradients, np.ones(1, bool), 0.1)
     batch = {"inputs": tf.constant(inputs), "labels": tf.constant(labels), "mask": tf.ones(1, bool)}
+    alike.rewind()
     found = clipped_gradient_sum(model, loss, batch, 0.1)
     assert relative_error(found.gradients, expected) <= tolerance
     np.testing.assert_allclose(found.norms, norms, rtol=tolerance)

@@ -95,7 +95,10 @@ REFUSED: dict[str, tuple[Callable[[], keras.Layer], str]] = {
     "shared_state": (lambda: Counts(name="counts"), "writes the variable 'counts/seen'"),
     "shared_state_outside_keras": (CountsOutsideKeras, "writes the variable"),
     "dropout_inside_replayed_layer": (DropsOut, "draws random numbers"),
-    "recurrent_dropout": (lambda: L.LSTM(2, recurrent_dropout=0.2), "draws random numbers"),
+    "recurrent_dropout": (
+        lambda: L.RNN([L.LSTMCell(2, recurrent_dropout=0.2), L.GRUCell(2)]),
+        "draws random numbers",
+    ),
     "randomness_outside_keras": (NoisyBlock, "draws random numbers"),
 }
 

@@ -18,6 +18,8 @@ LOOP = {
     "unroll": st.booleans(),
     "use_bias": st.booleans(),
     "activation": st.sampled_from(["tanh", "silu", "softmax", None]),
+    "dropout": st.sampled_from([0.0, 0.3]),
+    "recurrent_dropout": st.sampled_from([0.0, 0.3]),
 }
 GATED = {
     "recurrent_activation": st.sampled_from(["sigmoid", "hard_sigmoid"]),
@@ -33,10 +35,12 @@ OPTIONS = {
 @st.composite
 def recurrent(draw: st.DrawFn, name: str) -> Case:
     """A layer that its own rule serves."""
-    options = draw(st.fixed_dictionaries(OPTIONS[name]))
+    options = draw(st.fixed_dictionaries(OPTIONS[name])) | {"seed": 1}
+    draws = bool(options["dropout"] or options["recurrent_dropout"])
     masked, from_state = draw(st.booleans()), draw(st.booleans())
-    if masked and name != "SimpleRNN":
-        options["use_cudnn"] = False  # which takes no mask but padding at the end
+    if (masked or draws) and name != "SimpleRNN":
+        # Which takes no mask but padding at the end; Keras' way to it no dropout of every gate.
+        options["use_cudnn"] = False
 
     def apply(layer: keras.Layer, x: Any) -> Any:
         state = ops.tile(x[:, 0, :1], (1, UNITS))
@@ -47,7 +51,8 @@ def recurrent(draw: st.DrawFn, name: str) -> Case:
             initial_state=states if from_state else None,
         )
 
-    return Case(lambda: getattr(L, name)(UNITS, **options), (TIME, 2), apply=apply)
+    layer = getattr(L, name)
+    return Case(lambda: layer(UNITS, **options), (TIME, 2), apply=apply, draws=draws)
 
 
 def with_layer_inside(name: str) -> st.SearchStrategy[Case]:
