@@ -34,13 +34,19 @@ TOLERANCE = {"float32": 1e-5, "mixed_bfloat16": 2e-2}
 RULES_OF_CLASSES = [
     (key, type(rule).__name__) for key, rules in sorted(RULES.items()) for rule in rules
 ]
-# Replays of a loop that take half a minute; other loops go the same way.
-MARKED = [
-    pytest.param(key, rule, marks=pytest.mark.slow) if "ConvLSTM" in key[1] else (key, rule)
-    for key, rule in RULES_OF_CLASSES
-]
 # The vectorised replay of a loop takes seconds to trace: one example each.
 SLOW = "WholeLayerRule"
+
+
+def goes_as_another(key: tuple[str, str], rule: str) -> bool:
+    """Replays of a loop that take half a minute, and cells in `RNN`: other loops go alike."""
+    return "ConvLSTM" in key[1] or (key[1] == "RNN" and rule != SLOW)
+
+
+MARKED = [
+    pytest.param(*case, marks=pytest.mark.slow) if goes_as_another(*case) else case
+    for case in RULES_OF_CLASSES
+]
 
 
 def loss(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

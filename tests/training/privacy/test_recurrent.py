@@ -173,10 +173,9 @@ def another_implementation_later() -> L.Layer:
         lambda: OfItsOwn(2),
         another_implementation_later,
         lambda: L.SimpleRNN(2, activation=L.Dropout(0.1)),
-        lambda: L.RNN(L.LSTMCell(2)),
         lambda: L.RNN([L.LSTMCell(2), L.GRUCell(2)]),
     ],
-    ids=["subclass", "implementation", "layer_inside", "cell", "stacked_cells"],
+    ids=["subclass", "implementation", "layer_inside", "stacked_cells"],
 )
 def test_what_no_formula_covers_is_left_to_the_fallback(make: Callable[[], L.Layer]) -> None:
     layer = make()
@@ -210,6 +209,14 @@ def dropping_from_a_state() -> tuple[keras.Model, Any]:
     return keras.Model(x, logits(layer(sequence, initial_state=L.Dense(3)(x)))), reals(3)
 
 
+def cell_of_two_layers() -> tuple[keras.Model, Any]:
+    """One cell goes both ways, each with masks of its own."""
+    x = keras.Input((TIME, 5))
+    cell = L.LSTMCell(3, dropout=0.4, recurrent_dropout=0.4, seed=1)
+    found = L.RNN(cell)(x) * L.RNN(cell, go_backwards=True)(x)
+    return keras.Model(x, logits(found)), reals(TIME, 5)
+
+
 DROPPING: dict[str, Callable[[], tuple[keras.Model, Any]]] = {
     "lstm": lambda: dropping(L.LSTM(3, dropout=0.4, seed=1)),
     "lstm_of_gates": lambda: dropping(
@@ -227,6 +234,7 @@ DROPPING: dict[str, Callable[[], tuple[keras.Model, Any]]] = {
         L.SimpleRNN(3, dropout=0.4, recurrent_dropout=0.4, go_backwards=True, seed=1)
     ),
     "twice": dropping_twice,
+    "cell_of_two_layers": cell_of_two_layers,
     "any_length": dropping_at_any_length,
     "from_a_state": dropping_from_a_state,
     # As Keras' example of the film reviews has it.

@@ -49,7 +49,7 @@ Step = Callable[
 
 
 class RecurrentRule(InsideRule):
-    """One kind of cell, in Keras' layer of the same name, with whatever options the loop has."""
+    """One kind of cell, in its own layer or in `RNN`, with whatever options the loop has."""
 
     cell: type[keras.Layer]
 

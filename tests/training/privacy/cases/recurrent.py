@@ -16,6 +16,8 @@ LOOP = {
     "return_sequences": st.booleans(),
     "go_backwards": st.booleans(),
     "unroll": st.booleans(),
+}
+CELL = {
     "use_bias": st.booleans(),
     "activation": st.sampled_from(["tanh", "silu", "softmax", None]),
     "dropout": st.sampled_from([0.0, 0.3]),
@@ -26,21 +28,22 @@ GATED = {
     "implementation": st.sampled_from([1, 2]),
 }
 OPTIONS = {
-    "SimpleRNN": LOOP,
-    "LSTM": LOOP | GATED,
-    "GRU": LOOP | GATED | {"reset_after": st.booleans()},
+    "SimpleRNN": CELL,
+    "LSTM": CELL | GATED,
+    "GRU": CELL | GATED | {"reset_after": st.booleans()},
 }
 
 
 @st.composite
-def recurrent(draw: st.DrawFn, name: str) -> Case:
-    """A layer that its own rule serves."""
+def recurrent(draw: st.DrawFn, name: str, in_rnn: bool = False) -> Case:
+    """A layer that its own rule serves, or `RNN` around the cell of that layer."""
     options = draw(st.fixed_dictionaries(OPTIONS[name])) | {"seed": 1}
+    loop = draw(st.fixed_dictionaries(LOOP))
     draws = bool(options["dropout"] or options["recurrent_dropout"])
     masked, from_state = draw(st.booleans()), draw(st.booleans())
-    if (masked or draws) and name != "SimpleRNN":
+    if (masked or draws) and name != "SimpleRNN" and not in_rnn:
         # Which takes no mask but padding at the end; Keras' way to it no dropout of every gate.
-        options["use_cudnn"] = False
+        loop["use_cudnn"] = False
 
     def apply(layer: keras.Layer, x: Any) -> Any:
         state = ops.tile(x[:, 0, :1], (1, UNITS))
@@ -51,8 +54,12 @@ def recurrent(draw: st.DrawFn, name: str) -> Case:
             initial_state=states if from_state else None,
         )
 
-    layer = getattr(L, name)
-    return Case(lambda: layer(UNITS, **options), (TIME, 2), apply=apply, draws=draws)
+    def layer() -> keras.Layer:
+        if in_rnn:
+            return L.RNN(getattr(L, f"{name}Cell")(UNITS, **options), **loop)
+        return getattr(L, name)(UNITS, **options, **loop)
+
+    return Case(layer, (TIME, 2), apply=apply, draws=draws)
 
 
 def with_layer_inside(name: str) -> st.SearchStrategy[Case]:
