@@ -99,6 +99,16 @@ REFUSED: dict[str, tuple[Callable[[], keras.Layer], str]] = {
         lambda: L.RNN([L.LSTMCell(2, recurrent_dropout=0.2), L.GRUCell(2)]),
         "draws random numbers",
     ),
+    "mix_up": (
+        lambda: keras.Sequential([L.Reshape((4, 3, 1)), L.MixUp(), L.Dense(2)]),
+        "blends every example with another",
+    ),
+    "float8": (
+        lambda: L.Dense(
+            2, dtype=keras.dtype_policies.QuantizedFloat8DTypePolicy("float8", "float32")
+        ),
+        "computes in float8",
+    ),
     "randomness_outside_keras": (NoisyBlock, "draws random numbers"),
 }
 

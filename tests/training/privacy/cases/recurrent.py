@@ -59,7 +59,8 @@ def recurrent(draw: st.DrawFn, name: str, in_rnn: bool = False) -> Case:
             return L.RNN(getattr(L, f"{name}Cell")(UNITS, **options), **loop)
         return getattr(L, name)(UNITS, **options, **loop)
 
-    return Case(layer, (TIME, 2), apply=apply, draws=draws)
+    # Wide enough that dropout never takes a whole example.
+    return Case(layer, (TIME, 6 if draws else 2), apply=apply, draws=draws)
 
 
 def with_layer_inside(name: str) -> st.SearchStrategy[Case]:
