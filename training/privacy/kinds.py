@@ -8,8 +8,8 @@ import keras
 
 from training.privacy.rules import owned_variables
 
-# Augmentations of a whole batch at once.
-_BLENDING = (keras.layers.MixUp, keras.layers.CutMix)
+# Augmentations of a whole batch at once. Equalization has one histogram for all images of it.
+_OVER_BATCH = (keras.layers.MixUp, keras.layers.CutMix, keras.layers.Equalization)
 
 
 def normalizes_over_examples(layer: keras.Layer, training: bool) -> bool:
@@ -38,9 +38,9 @@ def faults_of(layer: keras.Layer, training: bool) -> Iterator[tuple[str, str]]:
             "group or frozen_batch; for a model of your own sterling check-private --convert, "
             "or training.privacy.conversion.to_private in code).",
         )
-    if training and isinstance(layer, _BLENDING):
+    if training and isinstance(layer, _OVER_BATCH):
         yield (
-            f"({name}) blends every example with another of its batch, so no per-example gradient "
+            f"({name}) changes an image by the others of its batch, so no per-example gradient "
             "exists",
             "Take an augmentation that sees one example at a time (RandomErasing, RandomFlip).",
         )
