@@ -16,8 +16,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from training.privacy.gradients import PerExampleGradient, merge
+from training.privacy.gradients import PerExampleGradient
 from training.privacy.half_precision import Scaled, loss_scale
+from training.privacy.merging import merge
 from training.privacy.norms import named, within_memory
 from training.privacy.records import by_record
 from training.privacy.taps import Sites, Tap, tapped_forward

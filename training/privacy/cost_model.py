@@ -52,6 +52,7 @@ class MatrixWork:
         columns: Columns of the matrix: outputs.
         places: Places of a convolution's window; 1 for layers without patches.
         pixels: Input positions of a convolution; 0 for layers without patches.
+        blocks: Blocks of columns that have inputs of their own; 1 for a matrix with one input.
     """
 
     batch: int
@@ -60,6 +61,7 @@ class MatrixWork:
     columns: int
     places: int = 1
     pixels: int = 0
+    blocks: int = 1
 
     @property
     def plain_flops(self) -> float:
@@ -81,6 +83,7 @@ class MatrixWork:
             return self.plain_flops + 2.0 * self.batch * (self.rows + self.columns)
         # A convolution's input Gram matrix is that of its pixels, added up over the window.
         side, width = (self.pixels or self.time), self.rows // self.places
+        width *= self.blocks
         grams = 2.0 * self.batch * (side**2 * width + self.time**2 * self.columns)
         return self.plain_flops + grams
 
@@ -89,10 +92,10 @@ class MatrixWork:
         patches = 3.0 * self.batch * self.time * self.rows if self.places > 1 else 0.0
         if form is Form.GHOST:
             side = self.pixels or self.time
-            grams = 3.0 * self.time**2 if self.time > 1 else 0.0
+            grams = 3.0 * self.blocks * self.time**2 if self.time > 1 else 0.0
             if self.places > 1:  # padded, and added up axis by axis
                 grams += 8.0 * side**2
-            scaled = 2.0 * self.time * min(self.rows, self.columns)
+            scaled = 2.0 * self.time * min(self.blocks * self.rows, self.columns)
             return _FLOAT_BYTES * self.batch * (grams + scaled)
         passes = 3 if form is Form.INSTANTIATE else 2
         return _FLOAT_BYTES * patches + passes * self.matrices_bytes

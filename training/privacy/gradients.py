@@ -10,8 +10,8 @@ as one of a few factored forms. Each form knows three things:
   cleverer applies.
 
 A variable used several times (tied embeddings, a shared tower) has a gradient that is the *sum*
-of its uses' gradients, so the squared norms of the parts do not add up: `merge` joins the parts
-into one form in which the cross terms count.
+of its uses' gradients, so the squared norms of the parts do not add up: `training.privacy.merging`
+joins the parts into one form in which the cross terms count.
 
 Sources: Goodfellow 2015 (arXiv:1510.01799), Lee & Kifer 2020 (2009.03106), Li et al. 2022
 (2110.05679), Bu et al. 2022, 2023 (2205.10683, 2210.00038), Kong & Munoz Medina 2023.
@@ -20,14 +20,13 @@ All norms are computed in float32 whatever the layer's dtype.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, reduce
+from functools import cached_property
 
 import tensorflow as tf
 
 from training.privacy.cost_model import Form, MatrixWork, fastest
-from training.privacy.norms import CANCELLATION, ghost_norms, norms_of, row_sums
+from training.privacy.norms import CANCELLATION, ghost_terms, in_doubt, norms_of, row_sums
 from training.privacy.norms import PerExampleGradient as PerExampleGradient
 
 
@@ -117,13 +116,18 @@ class OuterProducts:
     def quick_squared_norms(self) -> tuple[tf.Tensor, tf.Tensor | None]:
         if self.chosen_form is not Form.GHOST:
             return self.exact_squared_norms(), None
+        ghost, largest = self.ghost_terms()
+        return ghost, None if largest is None else in_doubt(ghost, largest)
+
+    def ghost_terms(self) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """As `training.privacy.norms.ghost_terms`; no bound where nothing can cancel."""
         inputs = tf.cast(self.inputs, tf.float32)
         gradients = tf.cast(self.output_gradients, tf.float32)
         if self.work.time == 1:
             return row_sums(tf.square(inputs)) * row_sums(tf.square(gradients)), None
         # Layers with a common input (query, key and value) share its Gram matrix: the graph
         # optimizer merges equal operations.
-        return ghost_norms(
+        return ghost_terms(
             tf.matmul(inputs, inputs, transpose_b=True),
             tf.matmul(gradients, gradients, transpose_b=True),
         )
@@ -281,44 +285,3 @@ class TiedTable:
 
     def zeroed_where(self, bad: tf.Tensor) -> TiedTable:
         return TiedTable(self.lookup.zeroed_where(bad), self.projection.zeroed_where(bad))
-
-
-def _is_transposed_table(part: OuterProducts, rows: int) -> bool:
-    return part.layout.permutation == (1, 0) and part.output_gradients.shape[-1] == rows
-
-
-def _merge_two(first: PerExampleGradient, second: PerExampleGradient) -> PerExampleGradient:
-    if isinstance(first, OuterProducts) and isinstance(second, OuterProducts):
-        if first.layout == second.layout:
-            # A sum of products over two times is one product over both times together.
-            return OuterProducts(
-                tf.concat([first.inputs, second.inputs], axis=1),
-                tf.concat([first.output_gradients, second.output_gradients], axis=1),
-                first.layout,
-            )
-    elif isinstance(first, GatheredRows) and isinstance(second, GatheredRows):
-        return GatheredRows(
-            tf.concat([first.ids, second.ids], axis=1),
-            tf.concat([first.output_gradients, second.output_gradients], axis=1),
-            first.rows,
-        )
-    elif isinstance(first, GatheredRows) and isinstance(second, OuterProducts):
-        if _is_transposed_table(second, first.rows):
-            return TiedTable(first, second)
-    elif isinstance(first, OuterProducts) and isinstance(second, GatheredRows):
-        return _merge_two(second, first)
-    return Instantiated(first.instantiate() + second.instantiate())
-
-
-def merge(parts: Sequence[PerExampleGradient]) -> PerExampleGradient:
-    """Joins the gradients of all uses of one variable into that variable's gradient."""
-    if len(parts) > 1:  # convolutions join as products of their patches
-        parts = [getattr(part, "products", part) for part in parts]
-    lookups: list[PerExampleGradient] = [part for part in parts if isinstance(part, GatheredRows)]
-    products: list[PerExampleGradient] = [part for part in parts if isinstance(part, OuterProducts)]
-    rest = [part for part in parts if not isinstance(part, (GatheredRows, OuterProducts))]
-    # Like with like first: those joins stay factored.
-    joined: list[PerExampleGradient] = [
-        reduce(_merge_two, group) for group in (lookups, products, rest) if group
-    ]
-    return reduce(_merge_two, joined)

@@ -156,10 +156,20 @@ def ghost_norms(grams: tf.Tensor, output_grams: tf.Tensor) -> tuple[tf.Tensor, t
         grams: float32 (batch, time, time), inner products of the inputs.
         output_grams: float32 (batch, time, time), inner products of the output gradients.
     """
+    ghost, largest = ghost_terms(grams, output_grams)
+    return ghost, in_doubt(ghost, largest)
+
+
+def ghost_terms(grams: tf.Tensor, output_grams: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Squared norms from two Gram matrices, and what their terms could add up to: no less."""
     ghost = row_sums(grams * output_grams)
     lengths = tf.linalg.diag_part(grams) * tf.linalg.diag_part(output_grams)  # (batch, time)
-    largest = tf.square(row_sums(tf.sqrt(tf.maximum(lengths, 0.0))))
-    return ghost, tf.reduce_any(ghost < CANCELLATION * largest)
+    return ghost, tf.square(row_sums(tf.sqrt(tf.maximum(lengths, 0.0))))
+
+
+def in_doubt(ghost: tf.Tensor, largest: tf.Tensor) -> tf.Tensor:
+    """Whether any squared norm is so far below its bound that it may be rounding, bool ()."""
+    return tf.reduce_any(ghost < CANCELLATION * largest)
 
 
 def row_sums(x: tf.Tensor) -> tf.Tensor:

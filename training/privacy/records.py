@@ -14,6 +14,7 @@ from functools import singledispatch
 
 import tensorflow as tf
 
+from training.privacy.column_blocks import ColumnBlocks
 from training.privacy.cost_model import Form
 from training.privacy.gradients import (
     GatheredRows,
@@ -90,6 +91,11 @@ def _product(gradient: OuterProducts, rows: int) -> OuterProducts:
         _positions_by_record(gradient.output_gradients, rows),
         gradient.layout,
     )
+
+
+@by_record.register
+def _(gradient: ColumnBlocks, rows: int) -> PerExampleGradient:
+    return ColumnBlocks(tuple(_product(block, rows) for block in gradient.blocks))
 
 
 @by_record.register

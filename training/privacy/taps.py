@@ -5,10 +5,10 @@ that owns trainable variables: its arguments and its output *before* any fused a
 backward pass then gives the loss gradient at those outputs, and the layer's rule
 (`training.privacy.rules`) turns the two into per-example gradients of its variables.
 
-Layers are tapped by replacing `layer.call` for the time of the trace, which is what makes nested
-models, functional graphs, shared layers and layers called several times work without the model
-being rewritten. Which layers are tapped, and which tensors carry examples on their first axis, is
-settled beforehand by a survey (`training.privacy.survey`), never guessed from sizes.
+Layers are tapped by replacing what Keras calls of them for the time of the trace, which makes
+nested models, functional graphs, shared layers and layers called several times work without the
+model being rewritten. Which layers are tapped, and which tensors carry examples on their first
+axis, is settled beforehand by a survey (`training.privacy.survey`), never guessed from sizes.
 """
 
 from __future__ import annotations
@@ -241,7 +241,7 @@ def recording(
 
         return run
 
-    with replaced_calls((site, tapped(site, sites.rule_for(site), site.call)) for site in sites):
+    with replaced_calls((site, tapped(site, sites.rule_for(site), called(site))) for site in sites):
         yield taps
 
 
@@ -249,20 +249,30 @@ def recording(
 def replaced_calls(
     replacements: Iterable[tuple[keras.Layer, Callable[..., Any]]],
 ) -> Iterator[None]:
-    """Gives each layer another `call` for the time of the context."""
-    patched: list[tuple[keras.Layer, Any]] = []
+    """Gives each layer another `call`, or what Keras calls instead, for the time of the context."""
+    patched: list[tuple[keras.Layer, str, Any]] = []
     try:
         for layer, call in replacements:
-            patched.append((layer, layer.__dict__.get("call")))
+            name = _entry(layer)
+            patched.append((layer, name, layer.__dict__.get(name)))
             # Through __dict__, past Keras' attribute tracking, which is closed once built.
-            layer.__dict__["call"] = call
+            layer.__dict__[name] = call
         yield
     finally:
-        for layer, original in reversed(patched):
+        for layer, name, original in reversed(patched):
             if original is None:
-                layer.__dict__.pop("call", None)
+                layer.__dict__.pop(name, None)
             else:
-                layer.__dict__["call"] = original
+                layer.__dict__[name] = original
+
+
+def called(layer: keras.Layer) -> Callable[..., Any]:
+    """What Keras calls of the layer."""
+    return getattr(layer, _entry(layer))
+
+
+def _entry(layer: keras.Layer) -> str:
+    return "call" if getattr(layer, "quantization_mode", None) is None else "quantized_call"
 
 
 def with_batch_axis(arguments: Any, batch_size: int) -> Any:

@@ -13,12 +13,19 @@ import tensorflow as tf
 
 from training.privacy.added_losses import counts_for_nothing, remedy
 from training.privacy.coupling import Coupling
+from training.privacy.kinds import faults_of, normalizes_over_examples
 from training.privacy.problems import Problem
 from training.privacy.reach import is_blind, reached
 from training.privacy.repeated_draws import RANDOM
 from training.privacy.rules import owned_variables
 from training.privacy.state_writes import writes_in
-from training.privacy.taps import Sites, call_is_training, is_constant_row, replaced_calls
+from training.privacy.taps import (
+    Sites,
+    call_is_training,
+    called,
+    is_constant_row,
+    replaced_calls,
+)
 
 # What may be done to a constant row after it was repeated over the batch without the model
 # noticing: broadcasting against tensors that have the batch axis already.
@@ -104,13 +111,15 @@ class Watcher(keras.StatelessScope):
     @contextmanager
     def every_call(self) -> Iterator[None]:
         """Follows which layers are running; checks each of them."""
-        with replaced_calls((layer, self._followed(layer, layer.call)) for layer in self._layers):
+        with replaced_calls(
+            (layer, self._followed(layer, called(layer))) for layer in self._layers
+        ):
             yield
 
     @contextmanager
     def constant_rows(self) -> Iterator[None]:
         """Remembers the outputs of sites that will be repeated over the batch."""
-        with replaced_calls((site, self._remembered(site, site.call)) for site in self._sites):
+        with replaced_calls((site, self._remembered(site, called(site))) for site in self._sites):
             yield
 
     def check_rows(self) -> None:
@@ -225,35 +234,10 @@ class Watcher(keras.StatelessScope):
                 self._tap_whole(self._stack[-1] if self._stack else self._model)
 
     def _check_kind(self, layer: keras.Layer, training: bool) -> None:
-        if (
-            isinstance(layer, keras.layers.BatchNormalization)
-            and getattr(layer, "mixes_examples", True)
-            and training
-            and layer.trainable
-        ):
+        if normalizes_over_examples(layer, training):
             self._mixing.add(id(layer))
-            self._findings.report(
-                layer,
-                "(BatchNormalization in training mode) mixes the examples of a batch, so no "
-                "per-example gradient exists",
-                "Use group normalization, or fixed statistics (model.resnet50.normalization: "
-                "group or frozen_batch; for a model of your own sterling check-private --convert, "
-                "or training.privacy.conversion.to_private in code).",
-            )
-        if getattr(layer, "stateful", False):
-            self._findings.report(
-                layer,
-                f"({type(layer).__name__}, stateful=True) carries state from one batch to the "
-                "next, which the accounting does not cover",
-                "Use stateful=False.",
-            )
-        if getattr(layer, "activity_regularizer", None) is not None:
-            self._findings.report(
-                layer,
-                "has an activity regularizer, whose gradient depends on the examples but is not "
-                "clipped",
-                "Remove activity_regularizer; regularizers of weights are fine.",
-            )
+        for what, instead in faults_of(layer, training):
+            self._findings.report(layer, what, instead)
 
     def _note_shared_state(self, variable: keras.Variable) -> None:
         writer = self._stack[-1] if self._stack else self._model

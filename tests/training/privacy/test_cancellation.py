@@ -11,9 +11,9 @@ from training.privacy.gradients import (
     GatheredRows,
     MatrixLayout,
     OuterProducts,
-    merge,
     plain_layout,
 )
+from training.privacy.merging import merge
 
 
 def cancelling(time: int, width: int, size: float) -> tuple[np.ndarray, np.ndarray]:

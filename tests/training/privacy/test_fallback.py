@@ -131,6 +131,11 @@ class Block(L.Layer):
         return self.project(self.attention(x, x) * self.scale)
 
 
+@keras.saving.register_keras_serializable("tests")
+class OwnCell(L.GRUCell):
+    """A cell that no rule knows."""
+
+
 def reals(*shape: int) -> np.ndarray:
     return np.random.default_rng(2).normal(size=(BATCH, *shape)).astype("float32")
 
@@ -187,14 +192,14 @@ def with_activation_layer() -> tuple[keras.Model, Any]:
 
 def returned_twice() -> tuple[keras.Model, Any]:
     x = keras.Input((4, 3))
-    return keras.Model(x, logits(L.Concatenate()(L.RNN(L.LSTMCell(3), return_state=True)(x)))), (
+    return keras.Model(x, logits(L.Concatenate()(L.RNN(OwnCell(3), return_state=True)(x)))), (
         reals(4, 3)
     )
 
 
 def masked_bidirectional() -> tuple[keras.Model, Any]:
     x = keras.Input((4,), dtype="int32")
-    y = L.Bidirectional(L.RNN(L.GRUCell(2)))(L.Embedding(6, 3, mask_zero=True)(x))
+    y = L.Bidirectional(L.RNN(OwnCell(2)))(L.Embedding(6, 3, mask_zero=True)(x))
     padded = np.array([[2, 1, 2, 0], [1, 0, 0, 0], [2, 2, 1, 1]], "int32")
     return keras.Model(x, logits(y)), padded
 

@@ -9,8 +9,10 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
+from training.privacy.column_blocks import ColumnBlocks
 from training.privacy.cost_model import Form
 from training.privacy.gradients import Instantiated, OuterProducts, plain_layout
+from training.privacy.merging import merge
 from training.privacy.norms import MatrixGradient, norms_of, within_memory
 from training.privacy.rules.convolution_kernels import ConvolutionKernels
 from training.privacy.rules.window import Window
@@ -55,6 +57,40 @@ def test_forms_of_a_matrix_agree_with_the_loop(numbers, time):
     inputs, outer = numbers(3, time, 4), numbers(3, time, 5)
     gradient = OuterProducts(tf.constant(inputs), tf.constant(outer), plain_layout(4, 5))
     check(gradient, np.einsum("btd,btp->bdp", inputs, outer))
+
+
+@pytest.mark.parametrize("time", [1, 6])
+def test_forms_of_blocks_of_columns_agree_with_the_loop(time):
+    def blocks(time: int) -> tuple[ColumnBlocks, np.ndarray]:
+        parts = [(numbers(3, time, 4), numbers(3, time, width)) for width in (5, 2)]
+        products = [
+            OuterProducts(*map(tf.constant, p), plain_layout(4, p[1].shape[-1])) for p in parts
+        ]
+        expected = [np.einsum("btd,btp->bdp", *p) for p in parts]
+        return ColumnBlocks(tuple(products)), np.concatenate(expected, axis=-1)
+
+    gradient, expected = blocks(time)
+    assert gradient.work.columns == 7
+    check(gradient, expected)
+    again, further = blocks(3)
+    joined = merge([gradient, again])
+    assert isinstance(joined, ColumnBlocks)
+    check(joined, expected + further)
+    plain = OuterProducts(again.blocks[0].inputs, tf.constant(numbers(3, 3, 7)), plain_layout(4, 7))
+    mixed = merge([gradient, plain])
+    np.testing.assert_allclose(mixed.instantiate(), expected + plain.instantiate(), rtol=1e-5)
+
+
+def test_block_of_next_to_nothing_puts_no_norm_in_doubt():
+    inputs, outer = numbers(2, 2, 4), numbers(2, 2, 5)
+    same = np.ones((2, 2, 4), np.float32)
+    tiny = 1e-3 * np.array([1.0, -1.0], np.float32)[None, :, None] * np.ones((2, 1, 3), np.float32)
+    parts = [(inputs, outer), (same, tiny)]
+    blocks = ColumnBlocks(
+        tuple(OuterProducts(*map(tf.constant, p), plain_layout(4, p[1].shape[-1])) for p in parts)
+    ).with_form(Form.GHOST)
+    assert blocks.blocks[1].quick_squared_norms()[1]
+    assert not blocks.quick_squared_norms()[1]
 
 
 @pytest.mark.parametrize(("sizes", "window", "strides", "dilations", "padding"), CONVOLUTIONS)

@@ -14,9 +14,11 @@ from configs.schema import BertSettings, ModelSettings, ResNet50Settings
 from models import build
 from tests.models.conftest import TEXTS, tiny_bert  # noqa: F401 (a fixture)
 from tests.training.privacy.naive import (
+    DrawingAlike,
     clipped_sum,
     cross_entropy,
     per_example_gradients,
+    per_example_gradients_in_batch,
     relative_error,
 )
 from training.checkpoints import Checkpoints, Position
@@ -89,6 +91,29 @@ def test_resnet50s_low_rank_convolutions_have_a_rule() -> None:
     model = ModelSettings(name="resnet50", resnet50=settings)
     built = build(model, num_classes=3, modality="image", seed=0)
     assert len(rules_of(built.model)) == 53  # every convolution but the stem, and the head
+
+
+def test_low_rank_addition_to_whole_numbers_may_have_dropout_beside_it() -> None:
+    """Of a quantized layer Keras calls something else than `call`."""
+    x = keras.Input((4, 5))
+    projection = keras.layers.Dense(4, activation="relu")
+    hidden = keras.layers.Dropout(0.3, seed=1)(projection(x))
+    model = keras.Model(x, keras.layers.Dense(3)(keras.layers.Flatten()(hidden)))
+    projection.quantize("int8")
+    projection.enable_lora(2)
+    move(model)
+    inputs = np.random.default_rng(2).normal(size=(BATCH, 4, 5)).astype("float32")
+    batch = {"inputs": tf.constant(inputs), "labels": tf.constant(np.arange(BATCH) % 3)}
+    alike = DrawingAlike(model)
+    gradients = per_example_gradients_in_batch(alike, batch)
+    expected, norms = clipped_sum(gradients, np.ones(BATCH, bool), 0.5)
+    alike.rewind()
+    sites = find_sites(model)
+    everyone = {**batch, "mask": tf.ones(BATCH, bool)}
+    found = clipped_gradient_sum(model, cross_entropy, everyone, 0.5, sites)
+    assert not sites.whole  # no layer had to be taken with all that it holds
+    np.testing.assert_allclose(found.norms, norms, rtol=1e-5)
+    assert relative_error(list(found.gradients), expected) <= 1e-5
 
 
 def test_a_resumed_low_rank_model_goes_on_bit_by_bit(tiny_bert: Path, tmp_path: Path) -> None:  # noqa: F811

@@ -17,6 +17,7 @@ from tests.training.privacy.naive import (
 )
 from training.privacy.clip_methods import PerLayerClipping
 from training.privacy.clipping import clipped_gradient_sum
+from training.privacy.column_blocks import ColumnBlocks
 from training.privacy.gradients import (
     GatheredRows,
     Instantiated,
@@ -51,6 +52,7 @@ def forms() -> dict[str, Any]:
         "ghost": products(1, 8, 9),
         "ghost by row, instantiated by record": products(3, 7, 7),
         "instantiated": products(6, 3, 2),
+        "blocks": ColumnBlocks((products(3, 4, 2), products(3, 4, 5))),
         "rows": GatheredRows(ids, normal(BATCH, 3, 4), 5),
         "tied": TiedTable(GatheredRows(ids, normal(BATCH, 3, 4), 5), products(2, 4, 5, (1, 0))),
         "itself": Instantiated(normal(BATCH, 3, 2), (1, 0)),

@@ -79,6 +79,20 @@ def model_with(layer: keras.Layer, shape: tuple[int, ...] = (4, 3)) -> keras.Mod
     return keras.Model(x, L.Dense(2)(L.Flatten()(layer(L.Dense(3)(x)))))
 
 
+class Equalizes(L.Layer):
+    """In a graph of layers Keras leaves it out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.equalize = L.Equalization()
+
+    def call(self, inputs: Any) -> Any:
+        return self.equalize(inputs[..., None])[..., 0]
+
+    def compute_output_shape(self, shape: Any) -> Any:
+        return shape
+
+
 REFUSED: dict[str, tuple[Callable[[], keras.Layer], str]] = {
     "batch_normalization": (L.BatchNormalization, "mixes the examples"),
     "batch_normalization_without_weights": (
@@ -95,7 +109,21 @@ REFUSED: dict[str, tuple[Callable[[], keras.Layer], str]] = {
     "shared_state": (lambda: Counts(name="counts"), "writes the variable 'counts/seen'"),
     "shared_state_outside_keras": (CountsOutsideKeras, "writes the variable"),
     "dropout_inside_replayed_layer": (DropsOut, "draws random numbers"),
-    "recurrent_dropout": (lambda: L.LSTM(2, recurrent_dropout=0.2), "draws random numbers"),
+    "recurrent_dropout": (
+        lambda: L.RNN([L.LSTMCell(2, recurrent_dropout=0.2), L.GRUCell(2)]),
+        "draws random numbers",
+    ),
+    "mix_up": (
+        lambda: keras.Sequential([L.Reshape((4, 3, 1)), L.MixUp(), L.Dense(2)]),
+        "by the others of its batch",
+    ),
+    "equalization": (Equalizes, "by the others of its batch"),
+    "float8": (
+        lambda: L.Dense(
+            2, dtype=keras.dtype_policies.QuantizedFloat8DTypePolicy("float8", "float32")
+        ),
+        "computes in float8",
+    ),
     "randomness_outside_keras": (NoisyBlock, "draws random numbers"),
 }
 

@@ -108,7 +108,7 @@ class Inside:
     """
 
     outputs: list[tf.Tensor] = field(default_factory=list)
-    factors: list[tf.Tensor] = field(default_factory=list)
+    factors: list[Any] = field(default_factory=list)
 
 
 class InsideRule(Rule):

@@ -1,7 +1,7 @@
 """Embedding: z_t = E[id_t], so the gradient of row r is dz summed over the t with id_t = r.
 
 A reversible (tied) embedding is also called in reverse, z = h E^T: that use's gradient of E is
-dz^T h, and `training.privacy.gradients.merge` adds the cross terms of the two.
+dz^T h, and `training.privacy.merging.merge` adds the cross terms of the two.
 
 With LoRA (`enable_lora`, Hu et al. 2021), E = E0 + s A B with E0 frozen: row id_t of A receives
 s dz_t B^T, and dB = s A[id]^T dz.

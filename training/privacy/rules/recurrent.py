@@ -10,9 +10,13 @@ that the loop has met, every kernel's gradient is a product over time, as a Dens
 where q is the state's part of the pre-activation. Nothing runs twice, and nothing is made for each
 example. Masks need no word: a step that is skipped has dz = 0.
 
+Dropout scales inputs and states, each example's by a mask of its own that holds for all steps. With
+one mask for every gate, each gate's columns have inputs of their own: blocks side by side.
+
 What one step computes is said by the cells (`recurrent_cells.py`).
 
-Source: Werbos 1990, backpropagation through time.
+Sources: Werbos 1990, backpropagation through time; Gal & Ghahramani 2016 (arXiv:1512.05287) for
+dropout that holds for all steps.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from training.privacy.column_blocks import ColumnBlocks
 from training.privacy.gradients import (
     Instantiated,
     OuterProducts,
@@ -33,6 +38,10 @@ from training.privacy.gradients import (
 )
 from training.privacy.rules.base import Gradients, Inside, InsideRule, is_trained
 
+# Masks of dropout, broadcast over what they drop: none, one, or one for each gate.
+Masks = Sequence[tf.Tensor]
+# Inputs of a kernel's columns, and the gradient at what those gave; each (batch, time, ...).
+Block = tuple[tf.Tensor, tf.Tensor]
 # (z_t, state) -> output, new state, what the recurrent kernel's gradient needs of this step.
 Step = Callable[
     [tf.Tensor, Sequence[tf.Tensor]], tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]
@@ -40,7 +49,7 @@ Step = Callable[
 
 
 class RecurrentRule(InsideRule):
-    """One kind of cell, in Keras' layer of the same name, with whatever options the loop has."""
+    """One kind of cell, in its own layer or in `RNN`, with whatever options the loop has."""
 
     cell: type[keras.Layer]
 
@@ -49,42 +58,58 @@ class RecurrentRule(InsideRule):
         return (
             type(cell) is self.cell
             and not layer.stateful
-            # With a dropout mask for every gate, each has inputs of its own.
-            and not (_has_dropout(cell) and getattr(cell, "dropout_mask_count", None))
             and cell.compute_dtype == layer.compute_dtype
             # An activation may be a layer, with weights or random numbers of its own.
             and not cell._flatten_layers(include_self=False)
         )
 
     @abstractmethod
-    def inputs_part(self, cell: keras.Layer, inputs: tf.Tensor) -> tf.Tensor:
-        """z: what the inputs give, (batch, time, features) -> (batch, time, gates)."""
+    def masks(
+        self, cell: keras.Layer, inputs: tf.Tensor, state: tf.Tensor
+    ) -> tuple[tf.Tensor | list[tf.Tensor] | None, tf.Tensor | list[tf.Tensor] | None]:
+        """The masks of `dropout` and of `recurrent_dropout` in training; None for none.
+
+        Args:
+            cell: The cell, whose layer has drawn them before, from the cell's seed generator.
+            inputs: Of one step, (batch, features).
+            state: (batch, units).
+        """
 
     @abstractmethod
-    def step(self, cell: keras.Layer, keep: tf.Tensor | None) -> Step:
+    def inputs_part(self, cell: keras.Layer, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
+        """z: what the inputs give, (batch, time, features) -> (batch, time, gates).
+
+        Args:
+            cell: The cell.
+            inputs: Those of all gates, or of each gate.
+        """
+
+    @abstractmethod
+    def step(self, cell: keras.Layer, keep: Masks) -> Step:
         """One step of the cell, given its part of z.
 
         Args:
             cell: The cell.
-            keep: The mask of `recurrent_dropout`, (batch, units); None for none.
+            keep: The masks of `recurrent_dropout`, (batch, units).
         """
 
     def state_part(
-        self, cell: keras.Layer, factors: Sequence[tf.Tensor], outer: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The factors of the recurrent kernel's gradient, each (batch, some time, ...).
+        self, cell: keras.Layer, factors: Sequence[tf.Tensor], keep: Masks, outer: tf.Tensor
+    ) -> list[Block]:
+        """The factors of the recurrent kernel's gradient, for all of its columns or in blocks.
 
         Args:
             cell: The cell.
             factors: What the steps left, each (batch, time, ...).
+            keep: The masks of `recurrent_dropout`, (batch, 1, units).
             outer: dz, (batch, time, gates).
         """
         (before,) = factors
-        return before, outer
+        return in_blocks(masked(before, keep), outer)
 
-    def bias(self, cell: keras.Layer, outer: tf.Tensor, recurrent: tf.Tensor) -> tf.Tensor:
-        """The bias' gradient, (batch, *shape), of dz and dq in float32."""
-        return tf.reduce_sum(outer, axis=1)
+    def bias(self, cell: keras.Layer, outer: tf.Tensor, blocks: Sequence[Block]) -> tf.Tensor:
+        """The bias' gradient, (batch, *shape), of dz and the recurrent kernel's factors."""
+        return sum_over_time(outer)
 
     @contextmanager
     def tapped(self, layer: keras.Layer, watch: Callable[[tf.Tensor], None]) -> Iterator[Inside]:
@@ -94,19 +119,16 @@ class RecurrentRule(InsideRule):
             sequences: tf.Tensor, initial_state: Any, mask: Any, training: bool = False
         ) -> Any:
             """In place of `keras.layers.RNN.inner_loop`, which runs the cell over the inputs."""
-            cell, states, keep = layer.cell, keras.tree.flatten(initial_state), None
-            inputs = tf.cast(sequences, cell.compute_dtype)
-            # Dropout has one mask for all steps, which Keras' layer has drawn before.
-            if training and cell.dropout:
-                inputs = inputs * cell.get_dropout_mask(sequences[:, 0])[:, None]
-            if training and cell.recurrent_dropout:
-                keep = cell.get_recurrent_dropout_mask(states[0])
-            inputs, states = _over_one_batch(inputs, states)
+            cell, states = layer.cell, keras.tree.flatten(initial_state)
+            drop, keep = self.masks(cell, sequences[:, 0], states[0]) if training else (None, None)
+            drop, keep = _as_list(drop), _as_list(keep)
+            whole, states = _over_one_batch(tf.cast(sequences, cell.compute_dtype), states)
+            inputs = masked(whole, _for_all_steps(drop))
             z = self.inputs_part(cell, inputs)
             watch(z)
             outputs, states, factors = _loop(layer, self.step(cell, keep), z, states, mask)
             inside.outputs.append(z)
-            inside.factors += [inputs, *factors]
+            inside.factors += [inputs, factors, _for_all_steps(keep)]
             return outputs[:, -1], outputs, states
 
         # Through __dict__, past Keras' attribute tracking.
@@ -124,22 +146,42 @@ class RecurrentRule(InsideRule):
         output_gradients: list[tf.Tensor],
     ) -> Gradients:
         cell = layer.cell
-        inputs, *factors = args
+        inputs, factors, keep = args
         (outer,) = output_gradients
-        states, recurrent = self.state_part(cell, factors, outer)
+        blocks = self.state_part(cell, factors, keep, outer)
         found: Gradients = []
         if is_trained(layer, cell.kernel):
-            found.append((cell.kernel, _products(inputs, outer)))
+            found.append((cell.kernel, _products(in_blocks(inputs, outer))))
         if is_trained(layer, cell.recurrent_kernel):
-            found.append((cell.recurrent_kernel, _products(states, recurrent)))
+            found.append((cell.recurrent_kernel, _products(blocks)))
         if is_trained(layer, cell.bias):
-            bias = self.bias(cell, tf.cast(outer, tf.float32), tf.cast(recurrent, tf.float32))
-            found.append((cell.bias, Instantiated(bias)))
+            found.append((cell.bias, Instantiated(self.bias(cell, outer, blocks))))
         return found
 
 
-def _has_dropout(cell: keras.Layer) -> bool:
-    return bool(cell.dropout or cell.recurrent_dropout)
+def masked(x: tf.Tensor, masks: Masks) -> list[tf.Tensor]:
+    """`x` under each of the masks; as it is where there are none."""
+    return [x * mask for mask in masks] or [x]
+
+
+def in_blocks(inputs: Sequence[tf.Tensor], outer: tf.Tensor) -> list[Block]:
+    """Every input with its own share of the columns, all alike."""
+    return list(zip(inputs, tf.split(outer, len(inputs), axis=-1), strict=True))
+
+
+def sum_over_time(outer: tf.Tensor) -> tf.Tensor:
+    """(batch, time, gates) -> float32 (batch, gates)."""
+    return tf.reduce_sum(tf.cast(outer, tf.float32), axis=1)
+
+
+def _as_list(masks: tf.Tensor | list[tf.Tensor] | None) -> list[tf.Tensor]:
+    if masks is None:
+        return []
+    return [masks] if tf.is_tensor(masks) else list(masks)
+
+
+def _for_all_steps(masks: Masks) -> list[tf.Tensor]:
+    return [mask[:, None] for mask in masks]
 
 
 def _over_one_batch(
@@ -206,9 +248,12 @@ class _Cell:
         return self.call(inputs, states)
 
 
-def _products(inputs: tf.Tensor, outer: tf.Tensor) -> PerExampleGradient:
-    rows, columns = inputs.shape[-1], outer.shape[-1]
-    products = OuterProducts(inputs, outer, plain_layout(rows, columns))
-    if inputs.shape[1] is None:  # forms are chosen from static shapes
-        return Instantiated(products.instantiate())
-    return products
+def _products(blocks: Sequence[Block]) -> PerExampleGradient:
+    products = [
+        OuterProducts(inputs, outer, plain_layout(inputs.shape[-1], outer.shape[-1]))
+        for inputs, outer in blocks
+    ]
+    whole = products[0] if len(products) == 1 else ColumnBlocks(tuple(products))
+    if blocks[0][0].shape[1] is None:  # forms are chosen from static shapes
+        return Instantiated(whole.instantiate())
+    return whole

@@ -52,7 +52,7 @@ RULES: dict[tuple[str, str], tuple[Rule, ...]] = {
     ("keras", "Conv2DTranspose"): (TransposedConvolutionRule(),),
     ("keras", "Conv3DTranspose"): (TransposedConvolutionRule(),),
     ("keras", "PReLU"): (PReLURule(),),
-    ("keras", "RNN"): (WholeLayerRule(),),
+    ("keras", "RNN"): (SimpleRNNRule(), LSTMRule(), GRURule(), WholeLayerRule()),
     ("keras", "LSTM"): (LSTMRule(), WholeLayerRule()),
     ("keras", "GRU"): (GRURule(), WholeLayerRule()),
     ("keras", "SimpleRNN"): (SimpleRNNRule(), WholeLayerRule()),

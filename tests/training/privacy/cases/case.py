@@ -25,6 +25,7 @@ class Case:
         apply: Calls the layer.
         prepare: What is done to the built layer first (`enable_lora`).
         reads_values: Whether the output depends on the values of real inputs.
+        draws: Whether the layer drops at random, each row of a batch by itself.
     """
 
     layer: Callable[[], keras.Layer]
@@ -33,6 +34,7 @@ class Case:
     apply: Callable[[keras.Layer, Any], Any] = lambda layer, x: layer(x)
     prepare: Callable[[keras.Layer], None] = lambda layer: None
     reads_values: bool = True
+    draws: bool = False
 
     @property
     def can_be_spoilt(self) -> bool:

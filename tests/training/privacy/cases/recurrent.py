@@ -16,27 +16,34 @@ LOOP = {
     "return_sequences": st.booleans(),
     "go_backwards": st.booleans(),
     "unroll": st.booleans(),
+}
+CELL = {
     "use_bias": st.booleans(),
     "activation": st.sampled_from(["tanh", "silu", "softmax", None]),
+    "dropout": st.sampled_from([0.0, 0.3]),
+    "recurrent_dropout": st.sampled_from([0.0, 0.3]),
 }
 GATED = {
     "recurrent_activation": st.sampled_from(["sigmoid", "hard_sigmoid"]),
     "implementation": st.sampled_from([1, 2]),
 }
 OPTIONS = {
-    "SimpleRNN": LOOP,
-    "LSTM": LOOP | GATED,
-    "GRU": LOOP | GATED | {"reset_after": st.booleans()},
+    "SimpleRNN": CELL,
+    "LSTM": CELL | GATED,
+    "GRU": CELL | GATED | {"reset_after": st.booleans()},
 }
 
 
 @st.composite
-def recurrent(draw: st.DrawFn, name: str) -> Case:
-    """A layer that its own rule serves."""
-    options = draw(st.fixed_dictionaries(OPTIONS[name]))
+def recurrent(draw: st.DrawFn, name: str, in_rnn: bool = False) -> Case:
+    """A layer that its own rule serves, or `RNN` around the cell of that layer."""
+    options = draw(st.fixed_dictionaries(OPTIONS[name])) | {"seed": 1}
+    loop = draw(st.fixed_dictionaries(LOOP))
+    draws = bool(options["dropout"] or options["recurrent_dropout"])
     masked, from_state = draw(st.booleans()), draw(st.booleans())
-    if masked and name != "SimpleRNN":
-        options["use_cudnn"] = False  # which takes no mask but padding at the end
+    if (masked or draws) and name != "SimpleRNN" and not in_rnn:
+        # Which takes no mask but padding at the end; Keras' way to it no dropout of every gate.
+        loop["use_cudnn"] = False
 
     def apply(layer: keras.Layer, x: Any) -> Any:
         state = ops.tile(x[:, 0, :1], (1, UNITS))
@@ -47,7 +54,13 @@ def recurrent(draw: st.DrawFn, name: str) -> Case:
             initial_state=states if from_state else None,
         )
 
-    return Case(lambda: getattr(L, name)(UNITS, **options), (TIME, 2), apply=apply)
+    def layer() -> keras.Layer:
+        if in_rnn:
+            return L.RNN(getattr(L, f"{name}Cell")(UNITS, **options), **loop)
+        return getattr(L, name)(UNITS, **options, **loop)
+
+    # Wide enough that dropout never takes a whole example.
+    return Case(layer, (TIME, 6 if draws else 2), apply=apply, draws=draws)
 
 
 def with_layer_inside(name: str) -> st.SearchStrategy[Case]:

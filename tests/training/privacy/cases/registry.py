@@ -107,7 +107,8 @@ CASES: dict[tuple[str, str], dict[str, st.SearchStrategy[Case]]] = {
     ("keras", "Conv3DTranspose"): {"TransposedConvolutionRule": transposed(3)},
     ("keras", "PReLU"): {"PReLURule": prelu()},
     ("keras", "RNN"): {
-        "WholeLayerRule": st.just(Case(lambda: L.RNN([L.GRUCell(3), L.SimpleRNNCell(2)]), (3, 2)))
+        **{f"{name}Rule": recurrent(name, in_rnn=True) for name in ("SimpleRNN", "LSTM", "GRU")},
+        "WholeLayerRule": st.just(Case(lambda: L.RNN([L.GRUCell(3), L.SimpleRNNCell(2)]), (3, 2))),
     },
     ("keras", "LSTM"): {
         "LSTMRule": recurrent("LSTM"),
