@@ -60,7 +60,7 @@ def test_forms_of_a_matrix_agree_with_the_loop(numbers, time):
 
 
 @pytest.mark.parametrize("time", [1, 6])
-def test_forms_of_blocks_of_columns_agree_with_the_loop(time):
+def test_forms_of_blocks_of_columns_agree_with_the_loop(numbers, time):
     def blocks(time: int) -> tuple[ColumnBlocks, np.ndarray]:
         parts = [(numbers(3, time, 4), numbers(3, time, width)) for width in (5, 2)]
         products = [
@@ -78,10 +78,12 @@ def test_forms_of_blocks_of_columns_agree_with_the_loop(time):
     check(joined, expected + further)
     plain = OuterProducts(again.blocks[0].inputs, tf.constant(numbers(3, 3, 7)), plain_layout(4, 7))
     mixed = merge([gradient, plain])
-    np.testing.assert_allclose(mixed.instantiate(), expected + plain.instantiate(), rtol=1e-5)
+    # Numbers up to 8 are added up, in float32: where they cancel their rounding of 5e-7 is left.
+    total = expected + plain.instantiate()
+    np.testing.assert_allclose(mixed.instantiate(), total, rtol=1e-5, atol=2e-6)
 
 
-def test_block_of_next_to_nothing_puts_no_norm_in_doubt():
+def test_block_of_next_to_nothing_puts_no_norm_in_doubt(numbers):
     inputs, outer = numbers(2, 2, 4), numbers(2, 2, 5)
     same = np.ones((2, 2, 4), np.float32)
     tiny = 1e-3 * np.array([1.0, -1.0], np.float32)[None, :, None] * np.ones((2, 1, 3), np.float32)
