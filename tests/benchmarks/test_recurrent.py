@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.recurrent import LAYERS, build, only_fallback
 from training.privacy.rules.fallback import FallbackRule
-from training.privacy.taps import find_sites
+from training.privacy.sites import find_sites
 
 
 def test_only_fallback_takes_the_rules_away_for_its_time() -> None:

@@ -21,7 +21,8 @@ from training.privacy.half_precision import Scaled, loss_scale
 from training.privacy.merging import merge
 from training.privacy.norms import named, within_memory
 from training.privacy.records import by_record
-from training.privacy.taps import Sites, Tap, tapped_forward
+from training.privacy.sites import Sites
+from training.privacy.taps import Tap, tapped_forward
 
 # (labels (batch,), logits (batch, classes)) -> losses (batch,); of a model with several outputs
 # all of them, nested as the model gives them

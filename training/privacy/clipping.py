@@ -42,7 +42,7 @@ from training.privacy.clip_methods.base import hard_factors
 from training.privacy.gradients import PerExampleGradient
 from training.privacy.half_precision import use_whole_float32
 from training.privacy.norms import named, norms_of
-from training.privacy.taps import Sites, find_sites
+from training.privacy.sites import Sites, find_sites
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from training.privacy.cost_model import Form, MatrixWork
 from training.privacy.inspection import inputs_of
 from training.privacy.norms import MatrixGradient, PerExampleGradient
 from training.privacy.rules import owned_variables
-from training.privacy.taps import find_sites
+from training.privacy.sites import find_sites
 
 # What the loss does not reach has no gradient to clip.
 _UNREACHED = "not reached by the loss"

@@ -20,8 +20,8 @@ from training.privacy.coupling import sizes_apart
 from training.privacy.loss_inspection import problems_of_loss
 from training.privacy.problems import Problem, refuse
 from training.privacy.repeated_draws import refuse_unrepeatable, same_draws, without_randomness
+from training.privacy.sites import Sites, find_sites
 from training.privacy.survey import examine
-from training.privacy.taps import Sites, find_sites
 
 _SIZE = 3
 # Draws of a random model's numbers that are tried, one after the other.

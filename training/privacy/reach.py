@@ -17,7 +17,8 @@ import keras
 import tensorflow as tf
 
 from training.privacy.rules import owned_variables
-from training.privacy.taps import Sites, Tap, is_floating, recording
+from training.privacy.sites import Sites
+from training.privacy.taps import Tap, is_floating, recording
 
 
 @dataclass(frozen=True)

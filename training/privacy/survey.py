@@ -28,7 +28,8 @@ from training.node_layers import NodeLayers
 from training.privacy.coupling import UNMISTAKABLE, couplings, found_again, sizes_apart
 from training.privacy.problems import refuse
 from training.privacy.reach import may_be_hidden
-from training.privacy.taps import Sites, recording
+from training.privacy.sites import Sites
+from training.privacy.taps import recording
 from training.privacy.watcher import Findings, Watcher
 
 

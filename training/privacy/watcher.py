@@ -18,14 +18,9 @@ from training.privacy.problems import Problem
 from training.privacy.reach import is_blind, reached
 from training.privacy.repeated_draws import RANDOM
 from training.privacy.rules import owned_variables
+from training.privacy.sites import Sites
 from training.privacy.state_writes import writes_in
-from training.privacy.taps import (
-    Sites,
-    call_is_training,
-    called,
-    is_constant_row,
-    replaced_calls,
-)
+from training.privacy.taps import call_is_training, called, is_constant_row, replaced_calls
 
 # What may be done to a constant row after it was repeated over the batch without the model
 # noticing: broadcasting against tensors that have the batch axis already.

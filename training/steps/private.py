@@ -15,7 +15,7 @@ from training.privacy.clipping import ClippedSum, clipped_gradient_sum
 from training.privacy.mechanisms import Draws
 from training.privacy.noise_memory import NoiseMemory
 from training.privacy.plan import PrivacyPlan
-from training.privacy.taps import find_sites
+from training.privacy.sites import find_sites
 from training.randomness import Randomness
 from training.steps.base import TrainingStep
 from training.steps.compilation import CompiledPart

@@ -25,7 +25,7 @@ from training.privacy.clip_methods import (
 )
 from training.privacy.clipping import clipped_gradient_sum
 from training.privacy.plan import PrivacyPlan
-from training.privacy.taps import find_sites
+from training.privacy.sites import find_sites
 
 L = keras.layers
 BATCH = 5

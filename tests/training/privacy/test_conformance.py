@@ -28,7 +28,7 @@ from tests.training.privacy.naive import (
 from training.privacy.clipping import clipped_gradient_sum
 from training.privacy.rules import RULES, rule_for
 from training.privacy.rules.fallback import FallbackRule
-from training.privacy.taps import find_sites
+from training.privacy.sites import find_sites
 
 BATCH = 4
 Naive = Callable[[dict[str, Any]], list[list[np.ndarray]]]

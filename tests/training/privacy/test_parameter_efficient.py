@@ -24,7 +24,7 @@ from tests.training.privacy.naive import (
 from training.checkpoints import Checkpoints, Position
 from training.privacy.clipping import clipped_gradient_sum
 from training.privacy.rules.fallback import FallbackRule
-from training.privacy.taps import Sites, find_sites
+from training.privacy.sites import Sites, find_sites
 
 BATCH = len(TEXTS)
 PROJECTIONS = ["query", "key", "value", "attention_output", "intermediate", "output"]

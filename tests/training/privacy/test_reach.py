@@ -16,8 +16,8 @@ from tests.training.privacy.naive import cross_entropy
 from tests.training.privacy.test_fallback import BATCH, assert_exact, logits, reals
 from training.privacy import watcher
 from training.privacy.clipping import clipped_gradient_sum
+from training.privacy.sites import find_sites
 from training.privacy.survey import survey
-from training.privacy.taps import find_sites
 
 L = keras.layers
 TIME = 4

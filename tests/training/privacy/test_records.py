@@ -28,7 +28,7 @@ from training.privacy.gradients import (
 from training.privacy.records import RecordSums, by_record
 from training.privacy.rules.convolution_kernels import ConvolutionKernels
 from training.privacy.rules.window import Window
-from training.privacy.taps import find_sites
+from training.privacy.sites import find_sites
 
 L = keras.layers
 PEOPLE, ROWS = 3, 2

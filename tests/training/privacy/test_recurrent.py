@@ -22,7 +22,8 @@ from tests.training.privacy.test_fallback import BATCH, assert_exact, logits, re
 from training.privacy.clipping import clipped_gradient_sum
 from training.privacy.rules import fallback, rule_for
 from training.privacy.rules.fallback import FallbackRule
-from training.privacy.taps import find_sites, recording
+from training.privacy.sites import find_sites
+from training.privacy.taps import recording
 
 L = keras.layers
 TIME = 4

@@ -26,7 +26,7 @@ from training.privacy.clip_methods import (
     PerLayerClipping,
 )
 from training.privacy.clipping import clipped_gradient_sum
-from training.privacy.taps import find_sites
+from training.privacy.sites import find_sites
 
 L = keras.layers
 BATCH, BOUND = 6, 0.3

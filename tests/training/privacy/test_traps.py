@@ -18,7 +18,7 @@ from tests.training.privacy.naive import (
     relative_error,
 )
 from training.privacy.clipping import clip_factors, clipped_gradient_sum
-from training.privacy.taps import find_sites
+from training.privacy.sites import find_sites
 
 L = keras.layers
 BATCH, CLIPPING_NORM = 6, 0.3
