@@ -277,9 +277,10 @@ COMPUTING = {
     "gru": lambda: L.GRU(2, return_sequences=True, return_state=True, use_cudnn=False),
     "lstm_dropping": lambda: L.LSTM(2, dropout=0.4, recurrent_dropout=0.4, return_sequences=True),
     "gru_dropping": lambda: L.GRU(2, recurrent_dropout=0.4, reset_after=False),
-    # At a rate of one the gates of Keras drop nothing.
-    "lstm_dropping_all": lambda: L.LSTM(2, dropout=1.0, use_cudnn=False),
 }
+if not keras.__version__.startswith("3.12."):  # which fails at a rate of one
+    # The gates of later ones drop nothing then.
+    COMPUTING["lstm_dropping_all"] = lambda: L.LSTM(2, dropout=1.0, use_cudnn=False)
 
 
 @pytest.mark.parametrize("name", COMPUTING)
