@@ -1,10 +1,11 @@
 """Operations by which an example reaches the outputs of others: read off a graph, run never.
 
 A dry run with a batch of a size that nothing else has (`sizes_apart`) shows on every tensor which
-of its axes is the batch. From the examples to the outputs no operation may then let that axis go
-(a mean over the batch), have it twice (every example against every other), or exchange its rows
-(a roll, a shuffle). So a coupling is found that a run on a few examples cannot see: one that is not
-active yet, is rare, needs larger batches, or is smaller than what rounding hides.
+of its axes is the batch. From the examples to the outputs, and on to the gradients, no operation
+may then let that axis go (a mean over the batch), have it twice (every example against every
+other), or exchange its rows (a roll, a shuffle). So a coupling is found that a run on a few
+examples cannot see: one that is not active yet, is rare, needs larger batches, or is smaller than
+what rounding hides.
 
 A constant axis may have that size by chance, so that what is found counts only if it is found again
 under another size (`found_again`).
@@ -110,6 +111,27 @@ def found_again(first: Iterable[Coupling], second: Iterable[Coupling]) -> list[C
     return list(once.values())
 
 
+def backward_pass(
+    tape: tf.GradientTape, outputs: Sequence[tf.Tensor], at: Sequence[tf.Tensor]
+) -> list[tf.Tensor]:
+    """Gradients of a loss whose gradient at the outputs is the outputs, in the graph being traced.
+
+    A gradient of one's own (`tf.custom_gradient`) may couple examples whose outputs are apart.
+
+    Args:
+        tape: That has watched `at`.
+        outputs: What is made of the examples.
+        at: Where gradients are wanted; those of other graphs (bodies of loops) have none.
+    """
+    graph = tf.compat.v1.get_default_graph()
+    ends = [x for x in outputs if x.dtype.is_floating]
+    here = [x for x in at if x.graph is graph]
+    if not ends or not here:
+        return []
+    gradients = tape.gradient(ends, here, output_gradients=ends)
+    return [tf.convert_to_tensor(x) for x in gradients if x is not None]
+
+
 def couplings(
     inputs: Sequence[tf.Tensor], outputs: Sequence[tf.Tensor], size: int
 ) -> list[Coupling]:
@@ -126,7 +148,7 @@ def couplings(
 def _couplings(
     inputs: Sequence[tf.Tensor], outputs: Sequence[tf.Tensor], batch: _Batch
 ) -> Iterator[Coupling]:
-    used = _ancestors(outputs)
+    used = _used_by(outputs)
     of_examples = {id(x) for x in inputs}
     if not outputs:
         return
@@ -135,22 +157,28 @@ def _couplings(
         if not examined or operation.type in _SHAPES:
             continue
         of_examples.update(id(x) for x in operation.outputs)
-        if operation not in used:
+        if not any(id(x) in used for x in operation.outputs):
             continue
         if operation.type in _CALLS:
-            yield from _inside(operation, of_examples, batch)
+            yield from _inside(operation, of_examples, used, batch)
         elif batch.is_coupled_by(operation, examined):
             yield Coupling(operation.type, operation.name)
 
 
-def _inside(operation: tf.Operation, of_examples: set[int], batch: _Batch) -> Iterator[Coupling]:
+def _inside(
+    operation: tf.Operation, of_examples: set[int], used: set[int], batch: _Batch
+) -> Iterator[Coupling]:
     names, first = _CALLS[operation.type]
     given = list(operation.inputs)[first:]
     for name in names:
         graph = _body(operation, operation.get_attr(name).name, [x.shape for x in given])
         pairs = zip(graph.inputs, given, strict=True)
         inner = [x for x, outer in pairs if id(outer) in of_examples]
-        for found in _couplings(inner, list(graph.outputs), batch):
+        made = list(graph.outputs)
+        if "While" not in operation.type:  # in which all goes into the next round
+            both = zip(made, operation.outputs, strict=True)
+            made = [x for x, outer in both if id(outer) in used]
+        for found in _couplings(inner, made, batch):
             yield Coupling(found.kind, f"{operation.name}/{found.name}")
 
 
@@ -169,16 +197,17 @@ def _body(operation: tf.Operation, name: str, shapes: list[tf.TensorShape]) -> A
         return function_def_to_graph(definition, input_shapes=shapes)
 
 
-def _ancestors(outputs: Iterable[tf.Tensor]) -> set[tf.Operation]:
-    found: set[tf.Operation] = set()
-    waiting = [output.op for output in outputs]
+def _used_by(outputs: Iterable[tf.Tensor]) -> set[int]:
+    """Ids of the tensors that outputs are made of."""
+    found: set[int] = set()
+    waiting = list(outputs)
     while waiting:
-        operation = waiting.pop()
-        if operation not in found:
-            found.add(operation)
-            if operation.type not in _SHAPES:
-                sizes = _SIZES.get(operation.type, ())
-                waiting.extend(x.op for i, x in enumerate(operation.inputs) if i not in sizes)
+        x = waiting.pop()
+        if id(x) not in found:
+            found.add(id(x))
+            if x.op.type not in _SHAPES:
+                sizes = _SIZES.get(x.op.type, ())
+                waiting.extend(y for i, y in enumerate(x.op.inputs) if i not in sizes)
     return found
 
 

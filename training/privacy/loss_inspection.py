@@ -14,7 +14,13 @@ import keras
 import tensorflow as tf
 
 from training.privacy.book_keeping import PerExampleLoss
-from training.privacy.coupling import Coupling, couplings, found_again, sizes_apart
+from training.privacy.coupling import (
+    Coupling,
+    backward_pass,
+    couplings,
+    found_again,
+    sizes_apart,
+)
 from training.privacy.problems import Problem
 from training.privacy.state_writes import writes_in
 
@@ -64,7 +70,9 @@ def _traced(
 
     @tf.function(autograph=False)
     def trace(labels: Any, logits: Any) -> tf.Tensor:
-        with _Writes() as written:
+        scores = [x for x in tf.nest.flatten(logits) if x.dtype.is_floating]
+        with tf.GradientTape(watch_accessed_variables=False) as tape, _Writes() as written:
+            tape.watch(scores)
             losses = loss(labels, logits)
         graph = tf.compat.v1.get_default_graph()
         if written.names or any(writes_in(graph)):
@@ -74,7 +82,8 @@ def _traced(
         if _reads(graph, model.trainable_variables):
             found.problems.append(_READS_WEIGHTS)
         examples = [x for x in tf.nest.flatten((labels, logits)) if tf.is_tensor(x)]
-        found.couplings.extend(couplings(examples, [losses], size))
+        made = [losses, *backward_pass(tape, [losses], scores)]
+        found.couplings.extend(couplings(examples, made, size))
         return tf.zeros([])
 
     def larger(x: Any) -> tf.TensorSpec:

@@ -25,7 +25,13 @@ import keras
 import tensorflow as tf
 
 from training.node_layers import NodeLayers
-from training.privacy.coupling import UNMISTAKABLE, couplings, found_again, sizes_apart
+from training.privacy.coupling import (
+    UNMISTAKABLE,
+    backward_pass,
+    couplings,
+    found_again,
+    sizes_apart,
+)
 from training.privacy.problems import refuse
 from training.privacy.reach import may_be_hidden
 from training.privacy.sites import Sites
@@ -95,9 +101,10 @@ def _trace(model: keras.Model, inputs: Any, size: int, sites: Sites) -> Findings
         watcher = Watcher(model, sites, size, findings)
         # Outside in: what a caller sees, the tap, the layer's own call.
         with (
+            tf.GradientTape(watch_accessed_variables=False) as tape,
             watcher,
             watcher.every_call(),
-            recording(sites, size, lambda _: None) as taps,
+            recording(sites, size, tape.watch) as taps,
             watcher.constant_rows(),
         ):
             outputs = model(larger_inputs, training=True)
@@ -118,9 +125,10 @@ def _trace(model: keras.Model, inputs: Any, size: int, sites: Sites) -> Findings
                 )
         watcher.check_graph(tf.compat.v1.get_default_graph())
         if size >= UNMISTAKABLE:
-            findings.couplings.extend(
-                couplings(_tensors_in(larger_inputs), _tensors_in(outputs), size)
-            )
+            examples, made = _tensors_in(larger_inputs), _tensors_in(outputs)
+            tapped = [x for tap in taps for x in tap.outputs]
+            made += backward_pass(tape, made, tapped)
+            findings.couplings.extend(couplings(examples, made, size))
         if watcher.unread or may_be_hidden(taps, outputs):
             doubtful.append(watcher)
         return tf.zeros([])

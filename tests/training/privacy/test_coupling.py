@@ -94,6 +94,28 @@ def test_layer_that_couples_examples_is_refused_though_no_run_shows_it(name: str
         clipped_gradient_sum(model, cross_entropy, batch(), 1.0)
 
 
+@tf.custom_gradient
+def bounded_together(x: Any) -> Any:
+    return tf.identity(x), lambda outer: tf.clip_by_norm(outer, 1e3)
+
+
+@tf.custom_gradient
+def bounded_apart(x: Any) -> Any:
+    return tf.identity(x), lambda outer: tf.clip_by_norm(outer, 1e3, axes=[-2, -1])
+
+
+def test_gradient_of_ones_own_that_couples_examples_is_refused_before_it_does() -> None:
+    with pytest.raises(UserError, match="other examples of its batch"):
+        clipped_gradient_sum(model_with(Through(bounded_together)), cross_entropy, batch(), 1.0)
+    assert not problems_of(model_with(Through(bounded_apart)))
+
+    def loss(labels: Any, logits: Any) -> Any:
+        return cross_entropy(labels, bounded_together(logits))
+
+    with pytest.raises(UserError, match=r"loss makes.*other examples of its batch"):
+        probe(model_with(L.Activation("tanh")), loss, batch(4))
+
+
 def balanced(labels: Any, logits: Any) -> Any:
     """Weights the classes by how many of the batch are in them."""
     counts = tf.reduce_sum(tf.one_hot(labels, 2), axis=0)
