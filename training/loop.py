@@ -65,7 +65,6 @@ class Loop:
         give_up: Makes a batch that is still being prepared fail at once, so that a stop need not
             wait for it.
         steps_taken: Optimizer steps that `run` has taken.
-        out_of_budget: Whether `run` stopped because one more release would exceed epsilon.
     """
 
     model: keras.Model
@@ -87,7 +86,6 @@ class Loop:
     workers: Workers = field(default_factory=Workers)
     give_up: Callable[[], None] = lambda: None
     steps_taken: int = 0
-    out_of_budget: bool = False
     _started: bool = False
 
     def __post_init__(self) -> None:
@@ -177,7 +175,7 @@ class Loop:
         while done < last and not self.model.stop_training:
             steps = self._next_steps(done, last)
             if not steps:
-                self.model.stop_training = self.out_of_budget = True
+                self.model.stop_training = True  # one more release would exceed epsilon
                 break
             # As Keras does it: a call begins with its first batch and ends with its last.
             callbacks.on_train_batch_begin(done - first)

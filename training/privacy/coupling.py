@@ -268,9 +268,9 @@ def _mixes_rows(operation: tf.Operation, batch: _Batch) -> bool:
         return any(0 < axis < x.shape.rank - 1 for axis in axes)
     if kind in _ALONG_LAST:
         return x.shape.rank - 1 in axes
-    if kind in _ALONG_GIVEN and not (
-        kind == "Cumsum" and x.dtype.is_integer
-    ):  # of lengths: offsets
+    if kind == "Cumsum" and x.dtype.is_integer:
+        return False  # of lengths: offsets
+    if kind in _ALONG_GIVEN:
         return any(axis in axes for axis in _axes_given(operation, _ALONG_GIVEN[kind]))
     look = {"GatherV2": _gathers_other_rows, "StridedSlice": _turns_rows_round}.get(kind)
     return look is not None and look(operation, batch)

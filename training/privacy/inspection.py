@@ -48,7 +48,7 @@ def problems_of(model: keras.Model, loss: PerExampleLoss | None = None) -> list[
     size = _SIZE if fixed else next(sizes_apart(model, inputs))
     problems = examine(model, inputs, size, sites).problems
     if loss is not None and not problems:
-        problems = _problems_of_loss(model, loss)
+        problems = _problems_with_class_labels(model, loss)
     return problems
 
 
@@ -63,7 +63,7 @@ def _specification(tensor: Any) -> tf.TensorSpec:
     return tf.TensorSpec(shape, tensor.dtype)
 
 
-def _problems_of_loss(model: keras.Model, loss: PerExampleLoss) -> list[Problem]:
+def _problems_with_class_labels(model: keras.Model, loss: PerExampleLoss) -> list[Problem]:
     logits = tf.zeros([_SIZE, *model.outputs[0].shape[1:]])
     try:
         shape = loss(tf.zeros([_SIZE], tf.int32), logits).shape
@@ -79,7 +79,6 @@ def probe(
     model: keras.Model,
     loss: PerExampleLoss,
     batch: dict[str, Any],
-    examples: int = 4,
     sites: Sites | None = None,
     measured: Sequence[keras.Variable] = (),
 ) -> None:
@@ -95,8 +94,7 @@ def probe(
     Args:
         model: The model.
         loss: Per-example loss.
-        batch: A Batch; its first (at most four) examples are used.
-        examples: How many of them are compared with the naive loop.
+        batch: A Batch; its first (at most four) examples are compared.
         sites: From `find_sites(model)`.
         measured: Variables that training examples change bare (those of metrics), which the loss
             must not read.
@@ -144,10 +142,10 @@ def probe(
         rows, row = ([i] * size, i) if is_random else ([i], 0)
         return tf.nest.map_structure(lambda x: tf.gather(x, rows), few), row
 
-    def compare_moved(count: int, is_random: bool) -> None:
+    def compare_moved(is_random: bool) -> None:
         values = _moved(model)
         together = _run(elsewhere, few["inputs"], values)
-        for i in range(count):
+        for i in range(size):
             one, row = alone(i, is_random)
             own = [x[row] for x in _run(elsewhere, one["inputs"], values)]
             _compare_outputs([x[i] for x in together], own, tolerance)
@@ -169,9 +167,9 @@ def probe(
         refuse_unrepeatable(engine.get_concrete_function(few["inputs"], few["labels"]).graph)
         refuse(problems_of_loss(model, loss, few["labels"], logits, measured))
         if not draws.again():
-            for i in range(min(examples, size)):
+            for i in range(size):
                 compare(norms, logits, i, is_random=False)
-            compare_moved(min(examples, size), is_random=False)
+            compare_moved(is_random=False)
             return
         # A random permutation, say, leaves some rows where they are, some of the time.
         for _ in range(_DRAWS_TRIED):
@@ -182,7 +180,7 @@ def probe(
                 compare(norms, logits, i, is_random=True)
             draws.start_from(moved)
             draws.again()
-        compare_moved(size, is_random=True)
+        compare_moved(is_random=True)
 
 
 def _run(function: Any, *arguments: Any) -> Any:
